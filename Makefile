@@ -1,0 +1,58 @@
+# Each target makes what it needs first: an environment in $(VENV), with this package in it.
+
+VENV ?= .venv
+python := $(VENV)/bin/python
+
+.PHONY: help demo test test-all lint format clean
+
+help:
+	@echo 'make demo      run examples/quickstart.py'
+	@echo 'make test      check the style and the types, and run the tests'
+	@echo 'make test-all  the same on every supported Python that is installed'
+	@echo 'make lint      check the style and the types only'
+	@echo 'make format    put the style right where that can be done by itself'
+	@echo 'make clean     remove what the others made'
+	@echo
+	@echo 'The Python is looked for; to choose it: make clean, then make PYTHON=/path/to/python ...'
+
+demo: $(VENV)/installed-examples
+	$(python) examples/quickstart.py
+
+test: lint
+	$(python) -m pytest
+
+# Each Python in an environment of its own; all are tried, and one failure fails the whole.
+test-all:
+	@failed=; \
+	for version in 3.8 3.9 3.10 3.11 3.12; do \
+	    found=$$(PYTHON= scripts/find_python $$version 2>/dev/null) || \
+	        { echo "Python $$version: not installed, skipped"; continue; }; \
+	    $(MAKE) test PYTHON="$$found" VENV="$(VENV)-$$version" || failed="$$failed $$version"; \
+	done; \
+	[ -z "$$failed" ] || { echo "Failed on Python$$failed"; exit 1; }
+
+lint: $(VENV)/installed-dev
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	$(python) -m mypy
+
+format: $(VENV)/installed-dev
+	$(python) -m ruff check --fix .
+	$(python) -m ruff format .
+
+# Editable, so that what is tested is what is in this folder.
+$(VENV)/installed-%: pyproject.toml $(VENV)/made
+	$(python) -m pip install --editable '.[$*]'
+	@touch $@
+
+# pip before 21.3, which the first releases of Python 3.8 and 3.9 bring, cannot install a folder
+# without setup.py as editable; where pip is newer this does nothing.
+$(VENV)/made:
+	found=$$(scripts/find_python) && "$$found" -m venv "$(VENV)"
+	$(python) -m pip install 'pip>=21.3'
+	@touch $@
+
+# Not $(VENV): a folder named on the command line is not ours to remove.
+clean:
+	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find mxfusion_mvn tests examples -name __pycache__ -prune -exec rm -rf {} +

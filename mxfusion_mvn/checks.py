@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused, and in which words: the one place that builds messages.
+
+Everything here works on plain NumPy arrays and shape tuples. A message names the argument, what was got, what was
+expected and what to do next; it is raised as the host's own ``ModelSpecificationError``, before anything is learned.
+"""
+
+import numpy as np
+from mxfusion.common.exceptions import ModelSpecificationError
+
+FLOAT_DTYPES = ("float32", "float64")
+
+
+def refuse(argument, got, expected, remedy):
+    """
+    Raise the package's error for a bad argument.
+
+    :param argument: the name of the argument, as the user wrote it.
+    :param got: what was given.
+    :param expected: what can be used instead.
+    :param remedy: what to do next, a full sentence.
+    :raises ModelSpecificationError: always.
+    """
+    raise ModelSpecificationError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
+
+
+def check_floating(argument, dtype):
+    """
+    Refuse arrays that MXNet's linear algebra cannot factor.
+
+    :param argument: the name of the argument.
+    :param dtype: the dtype of the array.
+    :raises ModelSpecificationError: unless the dtype is float32 or float64.
+    """
+    if np.dtype(dtype).name not in FLOAT_DTYPES:
+        refuse(
+            argument,
+            f"dtype {np.dtype(dtype).name}",
+            "float32 or float64",
+            "Convert it first, for example with .astype('float32').",
+        )
+
+
+def check_finite(argument, value):
+    """
+    Refuse NaN and infinity.
+
+    :param argument: the name of the argument.
+    :param value: NumPy array of any shape.
+    :raises ModelSpecificationError: naming the first entry that is not finite.
+    """
+    bad = np.argwhere(~np.isfinite(value))
+    if len(bad):
+        index = tuple(int(i) for i in bad[0])
+        refuse(
+            argument,
+            f"{value[index]} at index {index} ({len(bad)} such entries)",
+            "finite numbers",
+            "Remove or impute these entries.",
+        )
+
+
+def check_square(argument, shape):
+    """
+    Refuse anything but D x D matrices with D >= 1, batched or not.
+
+    :param argument: the name of the argument.
+    :param shape: the shape, of which the last two entries are compared where both are integers.
+    :raises ModelSpecificationError: if there are fewer than two axes, or the matrix is empty or not square.
+    """
+    if len(shape) < 2:
+        refuse(
+            argument,
+            f"shape {show_shape(shape)}",
+            "a matrix (..., D, D)",
+            "Write a vector of variances as np.diag(variances).",
+        )
+    rows, columns = shape[-2:]
+    if isinstance(rows, int) and isinstance(columns, int):
+        if rows != columns:
+            refuse(
+                argument, f"shape {show_shape(shape)}", "square matrices (..., D, D)", "Check the order of the axes."
+            )
+        if rows == 0:
+            refuse(argument, f"shape {show_shape(shape)}", "D >= 1", "A Gaussian vector has at least one entry.")
+
+
+def check_symmetric(argument, value):
+    """
+    Refuse matrices that are asymmetric beyond rounding, of which the Cholesky factorisation would read one half only.
+
+    The bound is sqrt(machine epsilon) times the geometric mean of the two diagonal entries involved.
+
+    :param argument: the name of the argument.
+    :param value: finite NumPy array (..., D, D).
+    :raises ModelSpecificationError: naming the worst entry.
+    """
+    scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
+    scale = scale[..., :, None] * scale[..., None, :]
+    difference = np.abs(value - np.swapaxes(value, -1, -2))
+    excess = difference - np.sqrt(np.finfo(value.dtype).eps) * scale
+    if excess.max() > 0:
+        index = np.unravel_index(np.argmax(excess), excess.shape)
+        mirror = index[:-2] + (index[-1], index[-2])
+        refuse(
+            argument,
+            f"{value[index]} at index {_plain(index)} but {value[mirror]} at {_plain(mirror)}",
+            "a symmetric matrix",
+            "Use (A + A.T) / 2 if the difference is rounding.",
+        )
+
+
+def check_positive_definite(argument, value):
+    """
+    Refuse matrices that have no Cholesky factor in their own precision.
+
+    :param argument: the name of the argument.
+    :param value: finite symmetric NumPy array (..., D, D).
+    :raises ModelSpecificationError: naming the batch index and the smallest eigenvalue of the first such matrix.
+    """
+    index = first_not_positive_definite(value)
+    if index is not None:
+        refuse(
+            argument,
+            f"a matrix{at_index(index)} whose smallest eigenvalue is {smallest_eigenvalue(value[index])}",
+            "a positive definite matrix",
+            "Add a multiple of the identity, or check how it was estimated.",
+        )
+
+
+def check_covariance(argument, value):
+    """
+    Refuse what is not a covariance matrix, or a precision matrix.
+
+    :param argument: the name of the argument.
+    :param value: finite NumPy array (..., D, D).
+    :raises ModelSpecificationError: if a matrix is not symmetric or not positive definite.
+    """
+    check_symmetric(argument, value)
+    check_positive_definite(argument, value)
+
+
+def first_not_positive_definite(value):
+    """
+    Find a matrix that has no Cholesky factor in its own precision.
+
+    :param value: finite NumPy array (B..., D, D).
+    :returns: its batch index, a tuple, or None if all have one.
+    """
+    try:
+        np.linalg.cholesky(value)
+    except np.linalg.LinAlgError:
+        for index in np.ndindex(value.shape[:-2]):
+            try:
+                np.linalg.cholesky(value[index])
+            except np.linalg.LinAlgError:
+                return index
+    return None
+
+
+def smallest_eigenvalue(matrix):
+    """
+    The smallest eigenvalue in words, computed in float64.
+
+    :param matrix: finite symmetric NumPy array (D, D).
+    :returns: a string of six significant digits.
+    """
+    return f"{np.linalg.eigvalsh(matrix.astype('float64'))[0]:.6g}"
+
+
+def check_lower_triangular(argument, value):
+    """
+    Refuse matrices that are not the factor of a covariance.
+
+    :param argument: the name of the argument.
+    :param value: finite NumPy array (..., D, D).
+    :raises ModelSpecificationError: for entries above the diagonal, or a zero on it.
+    """
+    above = np.argwhere(np.triu(value, 1) != 0)
+    if len(above):
+        index = _plain(above[0])
+        refuse(
+            argument,
+            f"{value[index]} at index {index}, above the diagonal",
+            "a lower triangular matrix",
+            "Use np.linalg.cholesky, or pass a full matrix as `covariance`.",
+        )
+    zeros = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) == 0)
+    if len(zeros):
+        refuse(
+            argument,
+            f"0 at diagonal position {_plain(zeros[0])}",
+            "a non-zero diagonal",
+            "A zero makes the covariance singular.",
+        )
+
+
+def at_index(index):
+    """
+    Words for the position of a matrix within a batch.
+
+    :param index: tuple of integers, empty for a single matrix.
+    :returns: ``" at batch index (1, 2)"``, or nothing for a single matrix.
+    """
+    return f" at batch index {_plain(index)}" if len(index) else ""
+
+
+def _plain(index):
+    return tuple(int(i) for i in index)
+
+
+def show_shape(shape):
+    """
+    A shape in words, whose symbolic sizes are shown by name.
+
+    :param shape: tuple of integers and Variables.
+    :returns: for example ``"(N, 3)"``.
+    """
+    names = [str(s) if isinstance(s, int) else (getattr(s, "name", None) or "?") for s in shape]
+    return "(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")"

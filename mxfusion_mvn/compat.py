@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place that knows with which Python and which NumPy MXNet can be imported.
+
+MXNet 1.9.1, the last of its line, is older than NumPy 1.24 and Python 3.12. What it meets there:
+
+- NumPy 1.24 to 1.26: MXNet copies ``numpy.bool`` while it is imported, an alias of ``bool`` that
+  NumPy 1.24 removed. It is put back for that moment and then taken away again. MXFusion needs it
+  at no other time. ``mx.np.full`` and ``mx.test_utils`` do, and fail there, this package or not.
+- NumPy 2: too much is gone for an alias to help.
+- Python 3.12: ``distutils`` is gone; setuptools brings it.
+- Python 3.13: NumPy 1.26 has no build for it.
+
+So with NumPy 1.24 or newer this package has to be imported before ``mxnet`` and ``mxfusion``.
+"""
+
+import contextlib
+import sys
+
+_REMEDIES = {
+    "distutils": "MXNet imports it, Python 3.12 removed it, and setuptools brings it: run `pip install setuptools`.",
+    "mxnet": "mxfusion_mvn needs MXNet: run `pip install 'mxnet>=1.6,<2'`.",
+    "numpy": "mxfusion_mvn needs NumPy: run `pip install 'numpy<2'`.",
+}
+
+
+def import_mxnet():
+    """
+    Import MXNet, also where NumPy has left it behind. Does nothing if it has been imported before.
+
+    :raises ImportError: if MXNet cannot run on this Python or with this NumPy, or if something it
+        needs is missing (then a ModuleNotFoundError). The message says what to install.
+    """
+    if "mxnet" in sys.modules:
+        return
+    if sys.version_info >= (3, 13):
+        raise ImportError(
+            "mxfusion_mvn cannot run on Python {}.{}: MXNet 1.9.1, its last release, needs "
+            "numpy<2, which has no build for Python 3.13 or newer. Install Python 3.8 to 3.12, "
+            "and this package in an environment made with it.".format(*sys.version_info)
+        )
+    try:
+        import numpy
+
+        with _removed_alias(numpy):
+            import mxnet  # noqa: F401  (for those who import it after this package)
+    except ModuleNotFoundError as error:
+        if error.name not in _REMEDIES:
+            raise
+        message = f"{error.msg}. {_REMEDIES[error.name]}"
+        raise ModuleNotFoundError(message, name=error.name) from error
+
+
+@contextlib.contextmanager
+def _removed_alias(numpy):
+    """
+    Put ``numpy.bool`` back for the span of a with statement, if this NumPy has removed it.
+
+    :param numpy: the module.
+    :raises ImportError: if this NumPy is too new for an alias to help.
+    """
+    version = tuple(int(number) for number in numpy.__version__.split(".")[:2])
+    if version >= (2, 0):
+        raise ImportError(
+            f"mxfusion_mvn cannot run with NumPy {numpy.__version__}: MXNet 1.9.1, its last "
+            "release, needs numpy<2. Run `pip install 'numpy<2'`."
+        )
+    # A user's own alias, put there for the same reason, is not ours to take away.
+    if version < (1, 24) or "bool" in vars(numpy):
+        yield
+        return
+    numpy.bool = bool
+    try:
+        yield
+    finally:
+        del numpy.bool

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MXFusion ``Distribution`` classes over the array-level Gaussian."""
+
+from mxfusion_mvn.distributions.multivariate_normal import MultivariateNormal, MultivariateNormalMeanPrecision
+
+__all__ = ["MultivariateNormal", "MultivariateNormalMeanPrecision"]

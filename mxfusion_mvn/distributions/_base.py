@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The wiring of a vector distribution with the host: declaration, sample axis, dtypes and late errors.
+
+A subclass says how many event axes each input has, and writes ``log_pdf_impl`` and ``draw_samples_impl`` on arrays
+that are already aligned: (S or 1, B..., event), all with the same number of batch axes.
+"""
+
+import inspect
+import numbers
+
+from mxfusion_mvn.axes import align_samples
+from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.failure import RAISE
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.components.distributions.distribution import Distribution
+from mxfusion.components.model_component import ModelComponent
+from mxfusion.components.variables import Variable
+from mxfusion.util.inference import realize_shape
+from mxnet import autograd
+
+
+class VectorDistribution(Distribution):
+    """
+    A distribution over the last axis of its random variable.
+
+    With ``shape=`` the class declares and returns the random variable, without it the factor, for ``set_prior``.
+
+    :param inputs: list of (name, Variable).
+    :param on_failure: an :class:`~mxfusion_mvn.OnFailure`; None to look at factorisations only where nothing records.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: dtype of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for that of the parameters.
+    """
+
+    EVENT_AXES = {"random_variable": 1}
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        parameters = list(inspect.signature(cls.__init__).parameters.values())
+        cls.__signature__ = inspect.Signature(parameters[1:])
+
+    def __new__(cls, *args, **kwargs):
+        # The host copies factors with cls.__new__(cls): without arguments this must give a bare object.
+        factor = super().__new__(cls)
+        shape = cls.__signature__.bind_partial(*args, **kwargs).arguments.get("shape")
+        if shape is None:
+            return factor
+        factor.__init__(*args, **kwargs)
+        return factor._declare(shape)
+
+    def __init__(self, inputs, on_failure=None, rand_gen=None, dtype=None, ctx=None):
+        super().__init__(
+            inputs=inputs,
+            outputs=None,
+            input_names=[name for name, _ in inputs],
+            output_names=["random_variable"],
+            rand_gen=rand_gen,
+            dtype=dtype,
+            ctx=ctx,
+        )
+        self._on_failure = on_failure
+
+    def replicate_self(self, attribute_map=None):
+        """
+        A copy without inputs and outputs, for the host's copies of models.
+
+        :param attribute_map: unused here; the host passes it.
+        :returns: a distribution of the same class.
+        """
+        replica = super().replicate_self(attribute_map)
+        replica._on_failure = self._on_failure
+        return replica
+
+    @classmethod
+    def define_variable(cls, shape, *args, **kwargs):
+        """
+        Declare a random variable, with the shape first as in the host's classes.
+
+        :param shape: tuple (B..., D) of integers and Variables.
+        :param args: the parameters, in the order of the class.
+        :param kwargs: the parameters by name, ``rand_gen``, ``dtype`` and ``ctx``.
+        :returns: the random Variable.
+        :raises ModelSpecificationError: as the class does.
+        """
+        return cls(*args, shape=_inputs.check_shape(shape), **kwargs)
+
+    def set_outputs(self, variables):
+        """
+        Make this the distribution of a variable; ``Variable.set_prior`` calls it.
+
+        :param variables: the Variable, or a list with it.
+        :raises ModelSpecificationError: if the parameters do not fit its shape, or it has a distribution already: the
+            host would keep both.
+        """
+        variable = variables[0] if isinstance(variables, (list, tuple)) else variables
+        if variable.factor is not None:
+            raise ModelSpecificationError(
+                f"`{variable.name}` has a distribution already ({variable.factor!r}); expected a variable without one. "
+                "Build the posterior or model anew instead of setting a second prior."
+            )
+        self._check_fits(variable.shape)
+        super().set_outputs(variable)
+
+    @ModelComponent.graph.setter
+    def graph(self, graph):
+        """Attach to a graph, unless a model was given the factor where it needs the random variable."""
+        if graph is not None and self.name is not None and not self._successors:
+            name, self.name = self.name, None
+            raise ModelSpecificationError(
+                f"`{name}`: got the factor {type(self).__name__}; expected its random variable. "
+                f"Write model.{name} = {type(self).__name__}(..., shape=(N, D))."
+            )
+        ModelComponent.graph.fset(self, graph)
+
+    def log_pdf(self, F, variables, targets=None):
+        """
+        Log density, times ``log_pdf_scaling``.
+
+        Replaces the host's method, which first copies every input once per Monte Carlo sample.
+
+        :param F: ``mxnet.ndarray``.
+        :param variables: dict from uuid to NDArray (S or 1, B..., event).
+        :returns: NDArray (S or 1, B...).
+        """
+        arrays = self._collect(self.inputs + self.outputs, variables)
+        log_pdf = self.log_pdf_impl(F=F, **align_samples(arrays, self.EVENT_AXES))
+        return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
+
+    def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
+        """
+        Draw samples, reparametrised where the law allows it.
+
+        Replaces the host's method, which first copies every input once per Monte Carlo sample.
+
+        :param F: ``mxnet.ndarray``.
+        :param variables: dict from uuid to NDArray (S or 1, B..., event), and to the sizes in the shape.
+        :param num_samples: S; where an input has samples already, 1 means one draw for each.
+        :param always_return_tuple: whether to wrap the draws in a tuple.
+        :returns: NDArray (S, B..., D).
+        """
+        shape = realize_shape(self.outputs[0][1].shape, variables)
+        arrays = align_samples(
+            self._collect(self.inputs, variables), self.EVENT_AXES, len(shape) - self.EVENT_AXES["random_variable"]
+        )
+        samples = max([num_samples] + [array.shape[0] for array in arrays.values()])
+        drawn = self.draw_samples_impl(F=F, rv_shape=shape, num_samples=samples, **arrays)
+        return (drawn,) if always_return_tuple else drawn
+
+    def _collect(self, edges, variables):
+        arrays = {name: variables[variable.uuid] for name, variable in edges}
+        dtypes = {array.dtype for array in arrays.values() if isinstance(array, mx.nd.NDArray)}
+        for name, array in arrays.items():
+            if isinstance(array, numbers.Real):  # the value of Variable(value=2.) reaches a factor as a bare float
+                arrays[name] = mx.nd.full((1,) * (1 + self.EVENT_AXES[name]), array, dtype=max(dtypes, key=_bits))
+            elif len(dtypes) > 1:
+                arrays[name] = array.astype(max(dtypes, key=_bits), copy=False)
+        return arrays
+
+    def _normal_noise(self, shape, like):
+        """Standard normals of a shape, from the factor's own generator, in the dtype and context of an array."""
+        ctx = like.context if self.ctx is None else self.ctx
+        return self._rand_gen.sample_normal(shape=shape, dtype=like.dtype, ctx=ctx)
+
+    def _policy(self):
+        """What to do about a failed factorisation: by default nothing while training, which would have to wait."""
+        if self._on_failure is not None:
+            return self._on_failure
+        return None if autograd.is_recording() else RAISE
+
+    def _full_name(self, name):
+        """The name of an input with that of the random variable, for messages that put it in backquotes."""
+        return f"{name}` of variable `{self.outputs[0][1].name}"
+
+    def _declare(self, shape):
+        shape = _inputs.check_shape(shape)
+        self._check_fits(shape)
+        variable = Variable(value=self, shape=shape)
+        self.outputs = [("random_variable", variable)]
+        return variable
+
+    def _check_fits(self, shape):
+        for name, variable in self.inputs:
+            _inputs.check_fits(name, variable, shape, self.EVENT_AXES[name])
+
+
+def _bits(dtype):
+    return np.dtype(dtype).itemsize

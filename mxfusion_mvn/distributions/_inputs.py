@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a distribution accepts as an input: Variables, NDArrays, NumPy arrays and numbers, checked at definition."""
+
+import numbers
+
+from mxfusion_mvn import checks
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.config import get_default_dtype
+from mxfusion.components.variables import Variable, VariableType
+
+ACCEPTED = "a Variable, an NDArray, a NumPy array or a number"
+
+
+def refuse_numpy_mode():
+    """
+    Refuse to define anything while MXNet's NumPy mode is on: the host cannot run in it.
+
+    :raises ModelSpecificationError: after ``mx.npx.set_np()``.
+    """
+    if mx.util.is_np_array() or mx.util.is_np_shape():
+        checks.refuse(
+            "mx.npx",
+            "NumPy mode switched on",
+            "MXNet's classic arrays, the only ones MXFusion can run",
+            "Call mx.npx.reset_np() first.",
+        )
+
+
+def vector_input(name, value, dtype=None, ctx=None):
+    """
+    An input with one event axis, such as a mean.
+
+    :param name: the name of the argument.
+    :param value: Variable, NDArray or NumPy array (B..., D) or (B..., 1), or a number, for all entries.
+    :param dtype: dtype of a constant made here; None for the host's default, or an NDArray's own.
+    :param ctx: MXNet context of a constant made here; None for the current one.
+    :returns: a Variable.
+    :raises ModelSpecificationError: for anything else, and for constants that are not finite.
+    """
+    array = _constant(name, value, dtype, ctx, event_axes=1)
+    if array is None:
+        return value
+    checks.check_finite(name, array.asnumpy())
+    return Variable(value=array)
+
+
+def matrix_input(name, value, check_value, dtype=None, ctx=None):
+    """
+    An input with two event axes, such as a covariance.
+
+    :param name: the name of the argument.
+    :param value: Variable, NDArray or NumPy array (B..., D, D); a number or a 1 x 1 matrix is that multiple of the
+        identity.
+    :param check_value: function of name and NumPy array that refuses the values a constant must not have.
+    :param dtype: as in :func:`vector_input`.
+    :param ctx: as in :func:`vector_input`.
+    :returns: a Variable.
+    :raises ModelSpecificationError: for anything else, for matrices that are not square, and as check_value says.
+    """
+    array = _constant(name, value, dtype, ctx, event_axes=2)
+    if array is None:
+        if value.type != VariableType.FUNCVAR:  # the host gives function outputs the shape (1,), whatever they are
+            checks.check_square(name, value.shape)
+        return value
+    checks.check_square(name, array.shape)
+    checks.check_finite(name, array.asnumpy())
+    check_value(name, array.asnumpy())
+    return Variable(value=array)
+
+
+def check_shape(shape):
+    """
+    Refuse what is not the shape of a vector random variable.
+
+    :param shape: tuple of positive integers and Variables, (B..., D).
+    :returns: the shape, with NumPy integers turned into Python's, the only ones the host takes for a size.
+    :raises ModelSpecificationError: for anything else.
+    """
+    if not isinstance(shape, tuple):
+        checks.refuse(
+            "shape",
+            f"{_describe(shape)}",
+            "a tuple such as (N, D)",
+            "For a single vector write (D,). define_variable takes the shape first; the class takes shape=.",
+        )
+    if not shape:
+        checks.refuse("shape", "()", "at least one axis, the last being D", "Write (1,) for a scalar.")
+    if not all(isinstance(s, Variable) or (isinstance(s, numbers.Integral) and s is not True and s > 0) for s in shape):
+        checks.refuse(
+            "shape",
+            checks.show_shape(shape),
+            "positive integers and Variables",
+            "A Gaussian vector has at least one entry.",
+        )
+    return tuple(s if isinstance(s, Variable) else int(s) for s in shape)
+
+
+def check_fits(name, variable, shape, event_axes):
+    """
+    Refuse an input that cannot be broadcast to the random variable, as far as both sizes are known.
+
+    :param name: the name of the input.
+    :param variable: the input, a Variable.
+    :param shape: the shape of the random variable, (B..., D).
+    :param event_axes: how many trailing axes of the input have size D.
+    :raises ModelSpecificationError: if a size differs that is not 1, or the input has more batch axes.
+    """
+    if variable.type == VariableType.FUNCVAR:
+        return
+    expected = shape[:-1] + shape[-1:] * event_axes
+    got = variable.shape
+    if len(got) > len(expected) or not all(
+        _compatible(mine, wanted) for mine, wanted in zip(reversed(got), reversed(expected))
+    ):
+        checks.refuse(
+            name,
+            f"shape {checks.show_shape(got)}",
+            f"{checks.show_shape(expected)}, or what broadcasts to it, for a random variable of shape "
+            f"{checks.show_shape(shape)}",
+            "Leading axes are batch axes and may be left out or be 1.",
+        )
+
+
+def _compatible(size, wanted):
+    if isinstance(size, Variable) or isinstance(wanted, Variable):
+        return True
+    return size in (1, wanted)
+
+
+def _constant(name, value, dtype, ctx, event_axes):
+    """A constant as an NDArray; None for a Variable, which is left as it is."""
+    if isinstance(value, Variable):
+        return None
+    if isinstance(value, tuple):
+        checks.refuse(name, f"the tuple {value}", ACCEPTED, "A shape is passed as shape=(N, D).")
+    if isinstance(value, mx.np.ndarray):
+        checks.refuse(name, "an mx.np array", ACCEPTED, "Convert it with .as_nd_ndarray().")
+    if isinstance(value, mx.nd.NDArray):
+        checks.check_floating(name, value.dtype)
+        return value if dtype is None else value.astype(dtype, copy=False)
+    dtype = get_default_dtype() if dtype is None else dtype
+    if isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)):
+        value = np.full((1,) * event_axes, value, dtype=dtype)
+    if not isinstance(value, np.ndarray):
+        checks.refuse(name, _describe(value), ACCEPTED, "Convert it with np.array(..., dtype='float32').")
+    checks.check_floating(name, value.dtype)
+    if value.ndim == 0:
+        checks.refuse(name, "an array without axes", ACCEPTED, "Convert it with float().")
+    return mx.nd.array(value, dtype=dtype, ctx=ctx)
+
+
+def _describe(value):
+    return f"{value!r} of type {type(value).__name__}" if np.isscalar(value) else f"a {type(value).__name__}"

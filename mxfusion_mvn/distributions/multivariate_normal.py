@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multivariate normal in an MXFusion model, by covariance, precision or Cholesky factor.
+
+The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.structures`; this file connects it.
+"""
+
+from mxfusion_mvn import checks, structures
+from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.failure import check_triangular_factor
+from mxfusion_mvn.gaussian import Gaussian
+
+import mxnet as mx
+
+
+def _cholesky(scale_tril, on_failure, name):
+    if on_failure is not None:
+        check_triangular_factor(scale_tril, name)
+    return structures.Cholesky(scale_tril)
+
+
+# form -> (structure of a matrix, a policy and a name; what a constant is checked for)
+FORMS = {
+    "covariance": (structures.Dense, checks.check_covariance),
+    "precision": (structures.Precision, checks.check_covariance),
+    "scale_tril": (_cholesky, checks.check_lower_triangular),
+}
+
+
+class MultivariateNormal(VectorDistribution):
+    """
+    N(mean, Sigma) over the last axis of a random variable (B..., D).
+
+    Give at most one of covariance, precision and scale_tril; with none, Sigma is the identity. Every parameter may
+    lack the batch axes or have 1 there: one matrix for all rows is factored once, whatever their number. Parameters
+    are Variables, NDArrays, NumPy arrays or numbers; constants become float32 unless ``dtype`` or an NDArray's own
+    dtype says otherwise.
+
+    A matrix that is not positive definite is refused here if it is a constant. While training, MXNet computes in the
+    background and only learns of the failure when a result is read; asking at every step would stall it. So during
+    ``autograd.record()`` nothing is checked, unless on_failure is given. Everywhere else (drawing, predicting, and the
+    evaluation with which MXFusion's batch loop ends a run) a ``NotPositiveDefiniteError``, an ``InferenceError`` of
+    the host, names the variable. If something reads a loss or a parameter earlier, as ``verbose=True`` does, MXNet's
+    own error surfaces there. A minibatch run ends without such an evaluation; its first prediction reports the failure.
+
+    :param mean: (B..., D) or (B..., 1), or a number.
+    :param covariance: Sigma (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity.
+    :param precision: Sigma^-1, likewise.
+    :param scale_tril: L with L L^T = Sigma, likewise; only the lower triangle is read.
+    :param shape: tuple (B..., D) of integers and Variables. With it the random Variable is declared and returned,
+        without it the factor, for ``set_prior``.
+    :param on_failure: an :class:`~mxfusion_mvn.OnFailure` to apply at every evaluation, training included, which then
+        waits for each factorisation. A constant is checked here all the same.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    EVENT_AXES = {"random_variable": 1, "mean": 1, "covariance": 2, "precision": 2, "scale_tril": 2}
+
+    def __init__(
+        self,
+        mean=0.0,
+        covariance=None,
+        precision=None,
+        scale_tril=None,
+        shape=None,
+        *,
+        on_failure=None,
+        rand_gen=None,
+        dtype=None,
+        ctx=None,
+    ):
+        _inputs.refuse_numpy_mode()
+        mean = _inputs.vector_input("mean", mean, dtype, ctx)
+        form, matrix = _only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        matrix = _inputs.matrix_input(form, matrix, FORMS[form][1], dtype, ctx)
+        super().__init__([("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+
+    @property
+    def form(self):
+        """Which matrix this was declared with: ``covariance``, ``precision`` or ``scale_tril``."""
+        return self.input_names[1]
+
+    def log_pdf_impl(self, mean, random_variable, F=None, **matrix):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param mean: NDArray (S or 1, B..., D).
+        :param random_variable: NDArray (S or 1, B..., D).
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S or 1, B...).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
+        """
+        structure = self._structure(matrix[self.form], random_variable.shape[-1])
+        return Gaussian(mean, structure).log_pdf(random_variable)
+
+    def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
+        """
+        Reparametrised draws, an affine map of noise from the factor's random generator.
+
+        :param mean: NDArray (S or 1, B..., D).
+        :param rv_shape: tuple (B..., D), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S, B..., D).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
+        """
+        structure = self._structure(matrix[self.form], rv_shape[-1])
+        noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
+        return Gaussian(mean, structure).draw_samples(noise=noise)
+
+    def _structure(self, matrix, dim):
+        if matrix.shape[-2:] == (1, 1) and dim != 1:
+            matrix = mx.nd.broadcast_mul(matrix, mx.nd.eye(dim, dtype=matrix.dtype, ctx=matrix.context))
+        return FORMS[self.form][0](matrix, self._policy(), self._full_name(self.form))
+
+
+class MultivariateNormalMeanPrecision(MultivariateNormal):
+    """
+    N(mean, precision^-1), a drop-in for the host's class of this name.
+
+    :param mean: (B..., D) or (B..., 1), or a number.
+    :param precision: (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity, and None the identity.
+    :param shape: as in :class:`MultivariateNormal`.
+    :param on_failure: as in :class:`MultivariateNormal`.
+    :param rand_gen: as in :class:`MultivariateNormal`.
+    :param dtype: as in :class:`MultivariateNormal`.
+    :param ctx: as in :class:`MultivariateNormal`.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    def __init__(self, mean=0.0, precision=None, shape=None, *, on_failure=None, rand_gen=None, dtype=None, ctx=None):
+        super().__init__(
+            mean=mean,
+            precision=1.0 if precision is None else precision,
+            on_failure=on_failure,
+            rand_gen=rand_gen,
+            dtype=dtype,
+            ctx=ctx,
+        )
+
+
+def _only_one(**matrices):
+    given = {name: value for name, value in matrices.items() if value is not None}
+    if len(given) > 1:
+        checks.refuse(
+            "` and `".join(given),
+            f"{len(given)} matrices",
+            "at most one of " + ", ".join(matrices),
+            "They describe the same covariance; keep the one you have.",
+        )
+    return next(iter(given.items())) if given else ("covariance", 1.0)

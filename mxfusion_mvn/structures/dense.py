@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A covariance held as it is: Sigma, factored once, when the factor is first needed."""
+
+from mxfusion_mvn import linalg
+from mxfusion_mvn.failure import RAISE, factor
+from mxfusion_mvn.structures.cholesky import Cholesky
+from mxfusion_mvn.structures.structure import Structure, computed_once
+
+
+class Dense(Structure):
+    """
+    Sigma, symmetric positive definite.
+
+    :param covariance: Sigma (B'..., D, D), of which the factorisation reads the lower triangle.
+    :param on_failure: what to do if it is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
+    :param name: what to call it in messages.
+    """
+
+    def __init__(self, covariance, on_failure=RAISE, name="covariance"):
+        self.covariance = covariance
+        self.on_failure = on_failure
+        self.name = name
+
+    @computed_once
+    def factored(self):
+        """The same covariance by its Cholesky factor, a :class:`Cholesky`."""
+        return Cholesky(factor(self.covariance, self.on_failure, self.name))
+
+    def root(self):
+        """L with L L^T = Sigma, (B'..., D, D)."""
+        return self.factored().scale_tril
+
+    def whitening(self):
+        """L^-1, by substitution."""
+        return self.factored().whitening()
+
+    def coloring(self):
+        """L."""
+        return self.factored().coloring()
+
+    def log_det(self):
+        """2 sum log L_ii, (B'...)."""
+        return self.factored().log_det()
+
+    def dense(self):
+        """Sigma, (B'..., D, D)."""
+        return self.covariance
+
+    def variance(self):
+        """The diagonal, (B'..., D)."""
+        return linalg.diagonal(self.covariance)

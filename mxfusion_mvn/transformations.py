@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From unconstrained arrays to positive numbers, Cholesky factors and positive definite matrices.
+
+A transformation is given to a host Variable, ``Variable(shape=(D, D),
+transformation=PositiveDefinite())``; the optimizer then moves the raw array x, and the model sees
+the constrained one::
+
+    Positive            y = log(1 + e^x)                            x = y + log(1 - e^-y)
+    LowerCholesky       L_ij = (x_ij + x_ji) / 2 for i > j, L_ii = log(1 + e^x_ii)
+    PositiveDefinite    C = L L^T
+
+The raw matrix is read through its *symmetric part*. Reading one triangle would leave the other with
+a gradient of exactly zero, where adamax divides 0 by 0; so every entry has a gradient, and
+entry-wise steps keep a symmetric x symmetric.
+
+Softplus is log1p(exp(x)), and x itself where the two are equal; branches as in Maechler,
+"Accurately computing log(1 - exp(-|a|))" (vignette of the R package Rmpfr, 2012). What else offers
+itself on MXNet is wrong somewhere: ``softrelu`` is zero or negative below -14 in float32 on a CPU;
+``max(x, 0) + log1p(exp(-|x|))`` has derivative 0 instead of 1/2 at 0; with ``(x + |x|) / 2`` for
+the maximum, the derivative cancels to 0 in the left tail.
+"""
+
+from abc import abstractmethod
+
+from mxfusion_mvn import checks
+from mxfusion_mvn.axes import namespace
+from mxfusion_mvn.linalg import cholesky, lower_triangle
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.config import get_default_dtype
+from mxfusion.components.variables.var_trans import VariableTransformation
+
+# log(1 + e^40) is 40 in float64 too, and e^40 is far from overflow in float32.
+_LINEAR_ABOVE = 40.0
+
+
+def softplus(x):
+    """
+    log(1 + e^x), to a few units in the last place, with a gradient of the same quality.
+
+    It underflows to 0 where e^x does: below -103 in float32, -745 in float64.
+
+    :param x: NDArray or Symbol, any shape.
+    :returns: positive, of the shape and dtype of *x*.
+    """
+    F = namespace(x)
+    # The branch not taken must be finite: its gradient is multiplied by 0, and 0 * inf is NaN.
+    curved = F.log1p(F.exp(F.minimum(x, _LINEAR_ABOVE)))
+    return F.where(x > _LINEAR_ABOVE, x, curved)
+
+
+def inverse_softplus(y):
+    """
+    log(e^y - 1), without overflow.
+
+    :param y: positive NDArray or Symbol, any shape.
+    :returns: of the shape and dtype of *y*. Softplus of it is y within about |log y| + 1 units in
+        the last place, for raw numbers lie no denser.
+    """
+    F = namespace(y)
+    return y + F.log(-F.expm1(-y))
+
+
+class Transformation(VariableTransformation):
+    """
+    A transformation that keeps the shape, and checks the values users give.
+
+    A leaf writes ``_forward`` and ``_backward``, both for NDArray and Symbol, and ``_check``.
+    """
+
+    def transform(self, var, F=None, dtype=None):
+        """
+        Constrain a raw array.
+
+        :param var: raw NDArray or Symbol; for the matrices (..., D, D).
+        :param F: unused: the kind of *var* decides.
+        :param dtype: unused, as in the host: the result has the dtype of *var*.
+        :returns: the constrained array, of the same shape and dtype.
+        """
+        return self._forward(var)
+
+    def inverseTransform(self, out_var, F=None, dtype=None):
+        """
+        The raw array of a constrained one, such as an initial value.
+
+        Arrays are checked; a Symbol has no values to check.
+
+        :param out_var: NDArray, NumPy array or Symbol; for the matrices (..., D, D).
+        :param F: unused: the kind of *out_var* decides.
+        :param dtype: unused, as in the host: the result has the dtype of *out_var*.
+        :returns: the raw array, of the same shape and dtype.
+        :raises ModelSpecificationError: if the values do not satisfy the constraint.
+        """
+        if isinstance(out_var, mx.sym.Symbol):
+            return self._backward(out_var)
+        array = _as_ndarray(self._argument, out_var)
+        value = array.asnumpy()
+        checks.check_finite(self._argument, value)
+        self._check(value)
+        return self._backward(array)
+
+    @property
+    def _argument(self):
+        return f"value under {type(self).__name__}()"
+
+    @abstractmethod
+    def _forward(self, raw):
+        """The constrained array."""
+
+    @abstractmethod
+    def _backward(self, array):
+        """The raw array x with _forward(x) = array."""
+
+    @abstractmethod
+    def _check(self, value):
+        """Refuse a finite NumPy array that no raw array leads to."""
+
+
+class Positive(Transformation):
+    """Positive numbers of any shape: y = log(1 + e^x), entry by entry."""
+
+    def _forward(self, raw):
+        return softplus(raw)
+
+    def _backward(self, array):
+        return inverse_softplus(array)
+
+    def _check(self, value):
+        bad = np.argwhere(value <= 0)
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            checks.refuse(
+                self._argument,
+                f"{value[index]} at index {index} ({len(bad)} such entries)",
+                "positive numbers",
+                "Replace them, for example by a small positive number.",
+            )
+
+
+class LowerCholesky(Transformation):
+    """Lower triangular matrices (..., D, D) with a positive diagonal."""
+
+    def _forward(self, raw):
+        return _to_lower(raw)
+
+    def _backward(self, array):
+        return _from_lower(array)
+
+    def _check(self, value):
+        _check_matrix(self._argument, value)
+        checks.check_lower_triangular(self._argument, value)
+        negative = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) < 0)
+        if len(negative):
+            index = tuple(int(i) for i in negative[0])
+            checks.refuse(
+                self._argument,
+                f"a negative number at diagonal position {index}",
+                "a positive diagonal",
+                "Flip the sign of that whole column: L L^T stays the same.",
+            )
+
+
+class PositiveDefinite(Transformation):
+    """Symmetric positive definite matrices (..., D, D): C = L L^T of :class:`LowerCholesky`."""
+
+    def _forward(self, raw):
+        # syrk, not gemm2: faster, and the result is symmetric to the last bit.
+        return namespace(raw).linalg.syrk(_to_lower(raw))
+
+    def _backward(self, array):
+        return _from_lower(_factor(self._argument, array))
+
+    def _check(self, value):
+        _check_matrix(self._argument, value)
+        checks.check_symmetric(self._argument, value)
+
+
+def _to_lower(raw):
+    F = namespace(raw)
+    lower = lower_triangle(0.5 * (raw + F.swapaxes(raw, -1, -2)))
+    return _with_diagonal(softplus(F.linalg.extractdiag(raw)), lower)
+
+
+def _from_lower(factor):
+    F = namespace(factor)
+    return _with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + F.swapaxes(factor, -1, -2))
+
+
+def _with_diagonal(diagonal, matrix):
+    # `where` leaves the old diagonal out, rather than subtracting it and trusting that it cancels;
+    # and a strict triangle, which maketrian can make, is an empty array for D = 1.
+    F = namespace(matrix)
+    on_diagonal = F.linalg.makediag(F.ones_like(diagonal))
+    return F.where(on_diagonal, F.linalg.makediag(diagonal), matrix)
+
+
+def _as_ndarray(argument, value):
+    if isinstance(value, mx.nd.NDArray):
+        checks.check_floating(argument, value.dtype)
+        return value.as_nd_ndarray()
+    if isinstance(value, (int, float)):
+        value = np.asarray(value, dtype=get_default_dtype())
+    if not isinstance(value, (np.ndarray, np.generic)):
+        checks.refuse(
+            argument,
+            f"a {type(value).__name__}",
+            "an MXNet or NumPy array",
+            "Convert it first, for example with np.array(value, dtype='float32').",
+        )
+    checks.check_floating(argument, value.dtype)
+    # In MXNet a shape () means unknown.
+    return mx.nd.array(np.atleast_1d(value), dtype=value.dtype)
+
+
+def _check_matrix(argument, value):
+    if value.shape == (1,):
+        checks.refuse(
+            argument,
+            "a single number",
+            "a matrix (..., D, D)",
+            "Write it as the number times np.eye(D).",
+        )
+    checks.check_square(argument, value.shape)
+
+
+def _factor(argument, matrix):
+    # Read at once where it can be: MXNet reports a failure once, at the first reading.
+    factor = cholesky(matrix)
+    if isinstance(factor, mx.sym.Symbol):
+        return factor
+    try:
+        factor.wait_to_read()
+    except mx.base.MXNetError:
+        checks.check_positive_definite(argument, matrix.asnumpy())
+        # NumPy's LAPACK could still factor it: the two differ by rounding.
+        checks.refuse(
+            argument,
+            f"a matrix that is singular within the rounding of {np.dtype(matrix.dtype).name}",
+            "a positive definite matrix",
+            "Add a multiple of the identity, or use float64.",
+        )
+    return factor

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References in float64 by NumPy and SciPy, one vector at a time. Imports nothing from the package."""
+
+import numpy as np
+from scipy.stats import multivariate_normal
+
+TO_COVARIANCE = {
+    "covariance": lambda matrix: matrix,
+    "precision": np.linalg.inv,
+    "scale_tril": lambda matrix: np.tril(matrix) @ np.swapaxes(np.tril(matrix), -1, -2),
+}
+
+FROM_COVARIANCE = {
+    "covariance": lambda covariance: covariance,
+    "precision": lambda covariance: symmetric(np.linalg.inv(covariance)),
+    "scale_tril": np.linalg.cholesky,
+}
+
+COLOR = {
+    "covariance": np.linalg.cholesky,
+    "precision": lambda precision: np.swapaxes(np.linalg.inv(np.linalg.cholesky(precision)), -1, -2),
+    "scale_tril": np.tril,
+}
+
+
+def symmetric(matrix):
+    """The symmetric part."""
+    return (matrix + np.swapaxes(matrix, -1, -2)) / 2
+
+
+def random_spd(rng, leading, dim, condition=100.0):
+    """Symmetric positive definite matrices (leading..., dim, dim) of a given condition number."""
+    basis = np.linalg.qr(rng.normal(size=leading + (dim, dim)))[0]
+    eigenvalues = np.geomspace(1.0, condition, dim) / np.sqrt(condition)
+    return symmetric((basis * eigenvalues) @ np.swapaxes(basis, -1, -2))
+
+
+def log_pdf(value, mean, covariance):
+    """Log density (B...) of value (B..., D) by SciPy; all leading axes broadcast from the right."""
+    leading = np.broadcast_shapes(value.shape[:-1], mean.shape[:-1], covariance.shape[:-2])
+    dim = value.shape[-1]
+    value, mean = (np.broadcast_to(x, leading + (dim,)) for x in (value, mean))
+    covariance = np.broadcast_to(covariance, leading + (dim, dim))
+    result = np.empty(leading)
+    for index in np.ndindex(leading):
+        result[index] = multivariate_normal.logpdf(value[index], mean[index], covariance[index])
+    return result
+
+
+def central_difference(function, array, step=1e-5, symmetrical=False):
+    """Gradient of a scalar function; with symmetrical, entries (i, j) and (j, i) move together, as half each."""
+    gradient = np.zeros_like(array)
+    for index in np.ndindex(array.shape):
+        change = np.zeros_like(array)
+        change[index] += step
+        if symmetrical:
+            change = symmetric(change)
+        gradient[index] = (function(array + change) - function(array - change)) / (2 * step)
+    return gradient

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples, run as a user runs them, in a process of their own and from another folder."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tolerances import assert_close
+
+ROOT = Path(__file__).parent.parent
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def run_quickstart(folder, *arguments):
+    """The finished process of examples/quickstart.py, whatever its exit status."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / "quickstart.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def numbers_after(label, text):
+    """All the numbers of the first line that begins with a label, after that label."""
+    line = re.search(rf"^{re.escape(label)} (.*)$", text, flags=re.MULTILINE)
+    assert line, f"no line {label!r} in:\n{text}"
+    return np.array([float(number) for number in line.group(1).split()])
+
+
+def measurements_of(species):
+    """The complete measurements of a species, by NumPy alone."""
+    table = np.genfromtxt(
+        ROOT / "examples" / "data" / "penguins.csv",
+        delimiter=",",
+        names=True,
+        dtype=None,
+        encoding="utf-8",
+    )
+    columns = ["bill_len", "bill_dep", "flipper_len", "body_mass"]
+    rows = np.array([table[name] for name in columns], dtype=float).T[table["species"] == species]
+    return rows[np.isfinite(rows).all(axis=1)]
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    return run_quickstart(folder, "--iterations", "90", "--output", "picture.png"), folder
+
+
+def test_quickstart_succeeds_without_a_warning_from_the_host(quickstart):
+    process, _ = quickstart
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "UserWarning" not in process.stderr  # as MXFusion gives at every run()
+
+
+@pytest.mark.parametrize("species", ["Adelie", "Chinstrap", "Gentoo"])
+def test_quickstart_prints_the_closed_forms(quickstart, species):
+    stdout = quickstart[0].stdout
+    section = stdout[stdout.index(f"\n{species} (") :]
+    x = measurements_of(species)
+    correlation = np.corrcoef(x.T)
+    sd = x.std(axis=0)
+    expected = {
+        "mean": x.mean(axis=0),
+        "sd": sd,
+        "r bill length": correlation[0, 1:],
+        "r bill depth": correlation[1, 2:],
+        "r flipper length": correlation[2, 3:],
+    }
+    for label, wanted in expected.items():
+        fitted, exact = numbers_after(label, section).reshape(-1, 2).T
+        assert_close(exact, wanted, rtol=5e-5, atol=5e-5)  # that many digits are printed
+        assert_close(fitted, wanted, rtol=1e-3)
+    fitted, exact = numbers_after("sd of the mean", section).reshape(-1, 2).T
+    assert_close(exact, sd / np.sqrt(len(x)), rtol=2e-3)  # the prior is wide, not flat
+    assert_close(fitted, sd / np.sqrt(len(x)), rtol=0.04)
+
+
+def test_quickstart_prints_deviations_within_their_bounds(quickstart):
+    stdout = quickstart[0].stdout
+    for label in (
+        "mean, in sd of all penguins",
+        "covariance, in sd^2 of all penguins",
+        "posterior mean, in posterior sd",
+        "posterior sd, relative",
+    ):
+        found, bound = numbers_after(label, stdout)
+        assert 0 < found <= bound <= 0.1
+
+
+def test_quickstart_says_where_its_picture_is(quickstart):
+    process, folder = quickstart
+    picture = folder / "picture.png"
+    assert f"The picture is in {picture.resolve()}" in process.stdout
+    assert picture.read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_quickstart_fails_where_it_has_not_converged(tmp_path):
+    process = run_quickstart(tmp_path, "--iterations", "3")
+    assert process.returncode == 1
+    assert "EXCEEDED" in process.stdout
+    assert "The fit is not what it must be; try more --iterations." in process.stderr
