@@ -45,11 +45,11 @@ class Singular(Structure):
 
     @computed_once
     def _support(self):
-        """V^T as rows (B'..., D, D), the mask (B'..., D) and the scale (B'...), all constant in gradients."""
+        """V^T as rows (B'..., D, D), the mask (B'..., D) and the scale (B'..., 1), all constant in gradients."""
         F = namespace(self.covariance)
         vectors, values = F.linalg.syevd(F.stop_gradient(self.covariance))
-        scale = F.max(F.abs(values), axis=-1) if self._scale is None else self._scale
-        bound = F.expand_dims(scale, axis=-1) * self._bound()
+        scale = F.max(F.abs(values), axis=-1, keepdims=True) if self._scale is None else self._scale
+        bound = scale * self._bound()
         if F is mx.nd:
             self._refuse_negative(values.asnumpy(), bound.asnumpy())
         if self._rank is None:
@@ -102,7 +102,7 @@ class Singular(Structure):
         F = namespace(residual)
         residual = F.stop_gradient(residual)
         outside = _length(RowMap(linalg.multiply, linalg.scale_rows(vectors, 1 - mask))(residual))
-        bound = self._bound() * add(_length(residual), F.sqrt(scale))
+        bound = self._bound() * add(_length(residual), F.sqrt(F.sum(scale, axis=-1)))
         return F.where(F.broadcast_greater(outside, bound), F.ones_like(outside) * np.inf, F.zeros_like(outside))
 
     def marginal(self, index, rest=None):
