@@ -7,12 +7,19 @@ import_mxnet()
 
 from mxfusion_mvn import structures, transformations
 from mxfusion_mvn._version import __version__
-from mxfusion_mvn.distributions import MultivariateNormal, MultivariateNormalMeanPrecision
+from mxfusion_mvn.distributions import (
+    LowRankMultivariateNormal,
+    MatrixNormal,
+    MultivariateNormal,
+    MultivariateNormalMeanPrecision,
+)
 from mxfusion_mvn.failure import NotPositiveDefiniteError, OnFailure, RepairWarning
 from mxfusion_mvn.gaussian import Gaussian
 
 __all__ = [
     "Gaussian",
+    "LowRankMultivariateNormal",
+    "MatrixNormal",
     "MultivariateNormal",
     "MultivariateNormalMeanPrecision",
     "NotPositiveDefiniteError",

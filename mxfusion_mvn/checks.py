@@ -60,29 +60,27 @@ def check_finite(argument, value):
         )
 
 
-def check_square(argument, shape):
+def check_matrix(argument, shape, square=True):
     """
-    Refuse anything but D x D matrices with D >= 1, batched or not.
+    Refuse anything but matrices, batched or not.
 
     :param argument: the name of the argument.
     :param shape: the shape, of which the last two entries are compared where both are integers.
+    :param square: whether these must be equal.
     :raises ModelSpecificationError: if there are fewer than two axes, or the matrix is empty or not square.
     """
     if len(shape) < 2:
         refuse(
             argument,
             f"shape {show_shape(shape)}",
-            "a matrix (..., D, D)",
-            "Write a vector of variances as np.diag(variances).",
+            "a matrix (..., D, D)" if square else "a matrix",
+            "Write a vector of variances as np.diag(variances)." if square else "Add an axis of size 1.",
         )
     rows, columns = shape[-2:]
-    if isinstance(rows, int) and isinstance(columns, int):
-        if rows != columns:
-            refuse(
-                argument, f"shape {show_shape(shape)}", "square matrices (..., D, D)", "Check the order of the axes."
-            )
-        if rows == 0:
-            refuse(argument, f"shape {show_shape(shape)}", "D >= 1", "A Gaussian vector has at least one entry.")
+    if square and isinstance(rows, int) and isinstance(columns, int) and rows != columns:
+        refuse(argument, f"shape {show_shape(shape)}", "square matrices (..., D, D)", "Check the order of the axes.")
+    if 0 in (rows, columns):
+        refuse(argument, f"shape {show_shape(shape)}", "D >= 1", "A Gaussian vector has at least one entry.")
 
 
 def check_symmetric(argument, value):
@@ -166,6 +164,25 @@ def smallest_eigenvalue(matrix):
     :returns: a string of six significant digits.
     """
     return f"{np.linalg.eigvalsh(matrix.astype('float64'))[0]:.6g}"
+
+
+def check_positive(argument, value):
+    """
+    Refuse zero and negative numbers.
+
+    :param argument: the name of the argument.
+    :param value: finite NumPy array of any shape.
+    :raises ModelSpecificationError: naming the first such entry.
+    """
+    bad = np.argwhere(value <= 0)
+    if len(bad):
+        index = _plain(bad[0])
+        refuse(
+            argument,
+            f"{value[index]} at index {index} ({len(bad)} such entries)",
+            "positive numbers",
+            "Replace them, for example by a small positive number.",
+        )
 
 
 def check_lower_triangular(argument, value):

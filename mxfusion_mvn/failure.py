@@ -149,6 +149,24 @@ def check_triangular_factor(matrix, name):
     )
 
 
+def check_positive(array, name):
+    """
+    Refuse variances that are zero, negative, NaN or infinite.
+
+    :param array: NDArray (B..., D).
+    :param name: what to call it in messages.
+    :raises NotPositiveDefiniteError: naming the smallest entry.
+    """
+    value = array.asnumpy()
+    if np.isfinite(value).all() and (value > 0).all():
+        return
+    smallest = value.min() if np.isfinite(value).all() else value[~np.isfinite(value)][0]
+    raise NotPositiveDefiniteError(
+        f"`{name}` has an entry of {smallest:.6g}; expected positive numbers. If it is learned, declare it as "
+        "Variable(..., transformation=Positive()), or use a smaller learning rate."
+    )
+
+
 def can_be_factored(value):
     """
     Whether MXNet finds a Cholesky factor; NumPy's LAPACK decides differently on a few borderline matrices.

@@ -127,15 +127,7 @@ class Positive(Transformation):
         return inverse_softplus(array)
 
     def _check(self, value):
-        bad = np.argwhere(value <= 0)
-        if len(bad):
-            index = tuple(int(i) for i in bad[0])
-            checks.refuse(
-                self._argument,
-                f"{value[index]} at index {index} ({len(bad)} such entries)",
-                "positive numbers",
-                "Replace them, for example by a small positive number.",
-            )
+        checks.check_positive(self._argument, value)
 
 
 class LowerCholesky(Transformation):
@@ -221,7 +213,7 @@ def _check_matrix(argument, value):
             "a matrix (..., D, D)",
             "Write it as the number times np.eye(D).",
         )
-    checks.check_square(argument, value.shape)
+    checks.check_matrix(argument, value.shape)
 
 
 def _factor(argument, matrix):

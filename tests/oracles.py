@@ -47,13 +47,19 @@ def log_pdf(value, mean, covariance):
     return result
 
 
-def central_difference(function, array, step=1e-5, symmetrical=False):
-    """Gradient of a scalar function; with symmetrical, entries (i, j) and (j, i) move together, as half each."""
+def central_difference(function, array, step=1e-4, symmetrical=False):
+    """
+    Gradient of a scalar function, by the five-point formula, whose error is of order step^4.
+
+    With symmetrical, entries (i, j) and (j, i) move together, as half each.
+    """
     gradient = np.zeros_like(array)
     for index in np.ndindex(array.shape):
         change = np.zeros_like(array)
         change[index] += step
         if symmetrical:
             change = symmetric(change)
-        gradient[index] = (function(array + change) - function(array - change)) / (2 * step)
+        near = function(array + change) - function(array - change)
+        far = function(array + 2 * change) - function(array - 2 * change)
+        gradient[index] = (8 * near - far) / (12 * step)
     return gradient

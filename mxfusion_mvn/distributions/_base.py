@@ -14,7 +14,7 @@ from mxfusion_mvn.failure import RAISE
 
 import mxnet as mx
 import numpy as np
-from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.distributions.distribution import Distribution
 from mxfusion.components.model_component import ModelComponent
 from mxfusion.components.variables import Variable
@@ -35,7 +35,8 @@ class VectorDistribution(Distribution):
     :param ctx: MXNet context of constants and draws; None for that of the parameters.
     """
 
-    EVENT_AXES = {"random_variable": 1}
+    # The event axes of each array, a letter for each size: equal letters are equal sizes.
+    EVENT = {"random_variable": "D"}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -85,7 +86,7 @@ class VectorDistribution(Distribution):
         :returns: the random Variable.
         :raises ModelSpecificationError: as the class does.
         """
-        return cls(*args, shape=_inputs.check_shape(shape), **kwargs)
+        return cls(*args, shape=_inputs.check_shape(shape, len(cls.EVENT["random_variable"])), **kwargs)
 
     def set_outputs(self, variables):
         """
@@ -126,7 +127,8 @@ class VectorDistribution(Distribution):
         :returns: NDArray (S or 1, B...).
         """
         arrays = self._collect(self.inputs + self.outputs, variables)
-        log_pdf = self.log_pdf_impl(F=F, **align_samples(arrays, self.EVENT_AXES))
+        self._check_sizes(arrays, arrays["random_variable"].shape)
+        log_pdf = self.log_pdf_impl(F=F, **align_samples(arrays, self._event_axes()))
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -142,22 +144,55 @@ class VectorDistribution(Distribution):
         :returns: NDArray (S, B..., D).
         """
         shape = realize_shape(self.outputs[0][1].shape, variables)
-        arrays = align_samples(
-            self._collect(self.inputs, variables), self.EVENT_AXES, len(shape) - self.EVENT_AXES["random_variable"]
-        )
+        arrays = self._collect(self.inputs, variables)
+        self._check_sizes(arrays, shape)
         samples = max([num_samples] + [array.shape[0] for array in arrays.values()])
+        self._check_samples(arrays, samples)
+        arrays = align_samples(arrays, self._event_axes(), len(shape) - len(self.EVENT["random_variable"]))
         drawn = self.draw_samples_impl(F=F, rv_shape=shape, num_samples=samples, **arrays)
         return (drawn,) if always_return_tuple else drawn
+
+    def _input(self, name, value, check_value, dtype, ctx):
+        """An argument as a Variable, checked as far as that can be done without the random variable."""
+        return _inputs.array_input(name, value, self.EVENT[name], check_value, dtype, ctx)
+
+    def _event_axes(self):
+        return {name: len(letters) for name, letters in self.EVENT.items()}
 
     def _collect(self, edges, variables):
         arrays = {name: variables[variable.uuid] for name, variable in edges}
         dtypes = {array.dtype for array in arrays.values() if isinstance(array, mx.nd.NDArray)}
         for name, array in arrays.items():
             if isinstance(array, numbers.Real):  # the value of Variable(value=2.) reaches a factor as a bare float
-                arrays[name] = mx.nd.full((1,) * (1 + self.EVENT_AXES[name]), array, dtype=max(dtypes, key=_bits))
+                arrays[name] = mx.nd.full((1,) * (1 + len(self.EVENT[name])), array, dtype=max(dtypes, key=_bits))
             elif len(dtypes) > 1:
                 arrays[name] = array.astype(max(dtypes, key=_bits), copy=False)
         return arrays
+
+    def _check_sizes(self, arrays, shape):
+        """Refuse what definition could not: the host knows no shape of what a function puts out."""
+        sizes = self._sizes(shape)
+        for name, array in arrays.items():
+            letters = self.EVENT[name]
+            expected = tuple(sizes.get(letter, size) for letter, size in zip(letters, array.shape[-len(letters) :]))
+            if any(got not in (1, size) for got, size in zip(array.shape[-len(letters) :], expected)):
+                raise InferenceError(
+                    f"`{self._full_name(name)}`: got shape {array.shape}; expected it to end in {expected}. "
+                    "Check what it is computed from, or the data."
+                )
+
+    def _check_samples(self, arrays, samples):
+        for name, array in arrays.items():
+            if array.shape[0] not in (1, samples):
+                raise InferenceError(
+                    f"`{self._full_name(name)}`: got {array.shape[0]} samples; expected 1 or {samples}. "
+                    "Draw as many from each variable."
+                )
+
+    def _sizes(self, shape):
+        """The size of each letter of EVENT that the shape of the random variable settles."""
+        letters = self.EVENT["random_variable"]
+        return dict(zip(letters, shape[-len(letters) :]))
 
     def _normal_noise(self, shape, like):
         """Standard normals of a shape, from the factor's own generator, in the dtype and context of an array."""
@@ -175,15 +210,17 @@ class VectorDistribution(Distribution):
         return f"{name}` of variable `{self.outputs[0][1].name}"
 
     def _declare(self, shape):
-        shape = _inputs.check_shape(shape)
+        shape = _inputs.check_shape(shape, len(self.EVENT["random_variable"]))
         self._check_fits(shape)
         variable = Variable(value=self, shape=shape)
         self.outputs = [("random_variable", variable)]
         return variable
 
     def _check_fits(self, shape):
+        sizes = self._sizes(shape)
+        batch = shape[: len(shape) - len(sizes)]
         for name, variable in self.inputs:
-            _inputs.check_fits(name, variable, shape, self.EVENT_AXES[name])
+            _inputs.check_fits(name, variable, shape, batch, [sizes.get(letter) for letter in self.EVENT[name]])
 
 
 def _bits(dtype):

@@ -28,53 +28,41 @@ def refuse_numpy_mode():
         )
 
 
-def vector_input(name, value, dtype=None, ctx=None):
+def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
     """
-    An input with one event axis, such as a mean.
+    An input as a Variable.
 
     :param name: the name of the argument.
-    :param value: Variable, NDArray or NumPy array (B..., D) or (B..., 1), or a number, for all entries.
+    :param value: Variable, NDArray or NumPy array (B..., event), any event axis of which may be 1; or a number, which
+        for a square matrix is that multiple of the identity.
+    :param letters: the event axes, a letter for each: ``"D"`` a vector, ``"DD"`` a square matrix.
+    :param check_value: function of name and NumPy array that refuses the values a constant must not have.
     :param dtype: dtype of a constant made here; None for the host's default, or an NDArray's own.
     :param ctx: MXNet context of a constant made here; None for the current one.
     :returns: a Variable.
-    :raises ModelSpecificationError: for anything else, and for constants that are not finite.
+    :raises ModelSpecificationError: for anything else, for constants that are not finite, for matrices that are not
+        square, and as check_value says.
     """
-    array = _constant(name, value, dtype, ctx, event_axes=1)
+    array = _constant(name, value, dtype, ctx, len(letters))
+    if array is None and value.type == VariableType.FUNCVAR:
+        return value  # the host gives function outputs the shape (1,), whatever they are
+    shape = value.shape if array is None else array.shape
+    if len(letters) == 2:
+        checks.check_matrix(name, shape, square=letters[0] == letters[1])
     if array is None:
         return value
     checks.check_finite(name, array.asnumpy())
+    if check_value is not None:
+        check_value(name, array.asnumpy())
     return Variable(value=array)
 
 
-def matrix_input(name, value, check_value, dtype=None, ctx=None):
+def check_shape(shape, event_axes=1):
     """
-    An input with two event axes, such as a covariance.
+    Refuse what is not the shape of a random variable.
 
-    :param name: the name of the argument.
-    :param value: Variable, NDArray or NumPy array (B..., D, D); a number or a 1 x 1 matrix is that multiple of the
-        identity.
-    :param check_value: function of name and NumPy array that refuses the values a constant must not have.
-    :param dtype: as in :func:`vector_input`.
-    :param ctx: as in :func:`vector_input`.
-    :returns: a Variable.
-    :raises ModelSpecificationError: for anything else, for matrices that are not square, and as check_value says.
-    """
-    array = _constant(name, value, dtype, ctx, event_axes=2)
-    if array is None:
-        if value.type != VariableType.FUNCVAR:  # the host gives function outputs the shape (1,), whatever they are
-            checks.check_square(name, value.shape)
-        return value
-    checks.check_square(name, array.shape)
-    checks.check_finite(name, array.asnumpy())
-    check_value(name, array.asnumpy())
-    return Variable(value=array)
-
-
-def check_shape(shape):
-    """
-    Refuse what is not the shape of a vector random variable.
-
-    :param shape: tuple of positive integers and Variables, (B..., D).
+    :param shape: tuple of positive integers and Variables, (B..., event).
+    :param event_axes: how many axes an event has.
     :returns: the shape, with NumPy integers turned into Python's, the only ones the host takes for a size.
     :raises ModelSpecificationError: for anything else.
     """
@@ -85,8 +73,9 @@ def check_shape(shape):
             "a tuple such as (N, D)",
             "For a single vector write (D,). define_variable takes the shape first; the class takes shape=.",
         )
-    if not shape:
-        checks.refuse("shape", "()", "at least one axis, the last being D", "Write (1,) for a scalar.")
+    if len(shape) < event_axes:
+        axes = "at least one axis, the last being D" if event_axes == 1 else f"at least {event_axes} axes"
+        checks.refuse("shape", checks.show_shape(shape), axes, "Write 1 for an axis that holds a single number.")
     if not all(isinstance(s, Variable) or (isinstance(s, numbers.Integral) and s is not True and s > 0) for s in shape):
         checks.refuse(
             "shape",
@@ -97,20 +86,21 @@ def check_shape(shape):
     return tuple(s if isinstance(s, Variable) else int(s) for s in shape)
 
 
-def check_fits(name, variable, shape, event_axes):
+def check_fits(name, variable, shape, batch, event):
     """
     Refuse an input that cannot be broadcast to the random variable, as far as both sizes are known.
 
     :param name: the name of the input.
     :param variable: the input, a Variable.
-    :param shape: the shape of the random variable, (B..., D).
-    :param event_axes: how many trailing axes of the input have size D.
+    :param shape: the shape of the random variable, for the message.
+    :param batch: the batch axes of the random variable, a tuple.
+    :param event: the sizes that the event axes of the input must have, None where any will do.
     :raises ModelSpecificationError: if a size differs that is not 1, or the input has more batch axes.
     """
     if variable.type == VariableType.FUNCVAR:
         return
-    expected = shape[:-1] + shape[-1:] * event_axes
     got = variable.shape
+    expected = batch + tuple(size if wanted is None else wanted for size, wanted in zip(got[-len(event) :], event))
     if len(got) > len(expected) or not all(
         _compatible(mine, wanted) for mine, wanted in zip(reversed(got), reversed(expected))
     ):

@@ -4,27 +4,9 @@
 The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.structures`; this file connects it.
 """
 
-from mxfusion_mvn import checks, structures
-from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.failure import check_triangular_factor
 from mxfusion_mvn.gaussian import Gaussian
-
-import mxnet as mx
-
-
-def _cholesky(scale_tril, on_failure, name):
-    if on_failure is not None:
-        check_triangular_factor(scale_tril, name)
-    return structures.Cholesky(scale_tril)
-
-
-# form -> (structure of a matrix, a policy and a name; what a constant is checked for)
-FORMS = {
-    "covariance": (structures.Dense, checks.check_covariance),
-    "precision": (structures.Precision, checks.check_covariance),
-    "scale_tril": (_cholesky, checks.check_lower_triangular),
-}
 
 
 class MultivariateNormal(VectorDistribution):
@@ -57,7 +39,7 @@ class MultivariateNormal(VectorDistribution):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
-    EVENT_AXES = {"random_variable": 1, "mean": 1, "covariance": 2, "precision": 2, "scale_tril": 2}
+    EVENT = {"random_variable": "D", "mean": "D", "covariance": "DD", "precision": "DD", "scale_tril": "DD"}
 
     def __init__(
         self,
@@ -73,9 +55,9 @@ class MultivariateNormal(VectorDistribution):
         ctx=None,
     ):
         _inputs.refuse_numpy_mode()
-        mean = _inputs.vector_input("mean", mean, dtype, ctx)
-        form, matrix = _only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
-        matrix = _inputs.matrix_input(form, matrix, FORMS[form][1], dtype, ctx)
+        mean = self._input("mean", mean, None, dtype, ctx)
+        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
         super().__init__([("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
 
     @property
@@ -114,9 +96,7 @@ class MultivariateNormal(VectorDistribution):
         return Gaussian(mean, structure).draw_samples(noise=noise)
 
     def _structure(self, matrix, dim):
-        if matrix.shape[-2:] == (1, 1) and dim != 1:
-            matrix = mx.nd.broadcast_mul(matrix, mx.nd.eye(dim, dtype=matrix.dtype, ctx=matrix.context))
-        return FORMS[self.form][0](matrix, self._policy(), self._full_name(self.form))
+        return _forms.structure(self.form, matrix, dim, self._policy(), self._full_name(self.form))
 
 
 class MultivariateNormalMeanPrecision(MultivariateNormal):
@@ -142,15 +122,3 @@ class MultivariateNormalMeanPrecision(MultivariateNormal):
             dtype=dtype,
             ctx=ctx,
         )
-
-
-def _only_one(**matrices):
-    given = {name: value for name, value in matrices.items() if value is not None}
-    if len(given) > 1:
-        checks.refuse(
-            "` and `".join(given),
-            f"{len(given)} matrices",
-            "at most one of " + ", ".join(matrices),
-            "They describe the same covariance; keep the one you have.",
-        )
-    return next(iter(given.items())) if given else ("covariance", 1.0)

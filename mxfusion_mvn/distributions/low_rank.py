@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multivariate normal with a low-rank plus diagonal covariance, in an MXFusion model."""
+
+from mxfusion_mvn import checks, structures
+from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.failure import check_positive
+from mxfusion_mvn.gaussian import Gaussian
+
+
+class LowRankMultivariateNormal(VectorDistribution):
+    """
+    N(mean, W W^T + diag(d)) over the last axis of a random variable (B..., D), in O(D r^2).
+
+    Parameters broadcast and constants are made as in :class:`~mxfusion_mvn.MultivariateNormal`. Learn d under
+    :class:`~mxfusion_mvn.transformations.Positive`.
+
+    :param mean: (B..., D) or (B..., 1), or a number.
+    :param factor: W (B..., D, r).
+    :param diagonal: d (B..., D) or (B..., 1), or a number; positive.
+    :param shape: tuple (B..., D) of integers and Variables. With it the random Variable is declared and returned,
+        without it the factor of the model's graph, for ``set_prior``.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    EVENT = {"random_variable": "D", "mean": "D", "factor": "DR", "diagonal": "D"}
+
+    def __init__(self, mean, factor, diagonal, shape=None, *, rand_gen=None, dtype=None, ctx=None):
+        _inputs.refuse_numpy_mode()
+        inputs = [
+            ("mean", self._input("mean", mean, None, dtype, ctx)),
+            ("factor", self._input("factor", factor, None, dtype, ctx)),
+            ("diagonal", self._input("diagonal", diagonal, checks.check_positive, dtype, ctx)),
+        ]
+        super().__init__(inputs, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
+
+    def log_pdf_impl(self, mean, factor, diagonal, random_variable, F=None):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param mean: NDArray (S or 1, B..., D).
+        :param factor: NDArray (S or 1, B..., D, r).
+        :param diagonal: NDArray (S or 1, B..., D).
+        :param random_variable: NDArray (S or 1, B..., D).
+        :param F: ``mxnet.ndarray``.
+        :returns: NDArray (S or 1, B...).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
+        """
+        structure = self._structure(factor, diagonal, random_variable.shape[-1])
+        return Gaussian(mean, structure).log_pdf(random_variable)
+
+    def draw_samples_impl(self, mean, factor, diagonal, rv_shape, num_samples=1, F=None):
+        """
+        Reparametrised draws, an affine map of noise (S, B..., r + D) from the factor's random generator.
+
+        :param mean: NDArray (S or 1, B..., D).
+        :param factor: NDArray (S or 1, B..., D, r).
+        :param diagonal: NDArray (S or 1, B..., D).
+        :param rv_shape: tuple (B..., D), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :returns: NDArray (S, B..., D).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
+        """
+        structure = self._structure(factor, diagonal, rv_shape[-1])
+        noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
+        return Gaussian(mean, structure).draw_samples(noise=noise)
+
+    def _structure(self, factor, diagonal, dim):
+        if self._policy() is not None:
+            check_positive(diagonal, self._full_name("diagonal"))
+        return structures.LowRank(_to_size(factor, -2, dim), _to_size(diagonal, -1, dim))
+
+
+def _to_size(array, axis, dim):
+    """The structure takes its D from these arrays, which may have been given as 1."""
+    return array if array.shape[axis] == dim else array.broadcast_axes(axis=array.ndim + axis, size=dim)

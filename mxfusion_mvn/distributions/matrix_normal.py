@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix normal in an MXFusion model: rows and columns each have a covariance.
+
+Read row by row, a matrix X with law MN(mean, R, C) is a vector with covariance R x C (Kronecker), so
+``Cov[X_ij, X_kl] = R_ik C_jl``; its density needs the factors of R and C only.
+"""
+
+from mxfusion_mvn import structures
+from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.linalg import flatten
+
+
+class MatrixNormal(VectorDistribution):
+    """
+    MN(mean, R, C) over the last two axes of a random variable (B..., n, m).
+
+    Only the product of the scales of R and C matters: fix one of them when both are learned. Parameters broadcast, and
+    constants are made and matrices reported, as in :class:`~mxfusion_mvn.MultivariateNormal`.
+
+    :param mean: (B..., n, m), either of the last two being 1 where it is the same along that axis, or a number.
+    :param row_covariance: R (B..., n, n), between rows; a number or 1 x 1 matrix is that multiple of the identity.
+    :param column_covariance: C (B..., m, m), between columns, likewise.
+    :param row_scale_tril: the lower Cholesky factor of R, instead of R.
+    :param column_scale_tril: the lower Cholesky factor of C, instead of C.
+    :param shape: tuple (B..., n, m) of integers and Variables. With it the random Variable is declared and returned,
+        without it the factor of the model's graph, for ``set_prior``.
+    :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    EVENT = {
+        "random_variable": "NM",
+        "mean": "NM",
+        "row_covariance": "NN",
+        "row_scale_tril": "NN",
+        "column_covariance": "MM",
+        "column_scale_tril": "MM",
+    }
+
+    def __init__(
+        self,
+        mean=0.0,
+        row_covariance=None,
+        column_covariance=None,
+        row_scale_tril=None,
+        column_scale_tril=None,
+        shape=None,
+        *,
+        on_failure=None,
+        rand_gen=None,
+        dtype=None,
+        ctx=None,
+    ):
+        _inputs.refuse_numpy_mode()
+        row, row_value = _forms.only_one(row_covariance=row_covariance, row_scale_tril=row_scale_tril)
+        column, column_value = _forms.only_one(column_covariance=column_covariance, column_scale_tril=column_scale_tril)
+        inputs = [
+            ("mean", self._input("mean", mean, None, dtype, ctx)),
+            (row, self._input(row, row_value, _forms.CHECKS[_form(row)], dtype, ctx)),
+            (column, self._input(column, column_value, _forms.CHECKS[_form(column)], dtype, ctx)),
+        ]
+        super().__init__(inputs, on_failure, rand_gen, dtype, ctx)
+
+    def log_pdf_impl(self, mean, random_variable, F=None, **matrices):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param mean: NDArray (S or 1, B..., n, m).
+        :param random_variable: NDArray (S or 1, B..., n, m).
+        :param F: ``mxnet.ndarray``.
+        :param matrices: those of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
+        :returns: NDArray (S or 1, B...).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
+        """
+        event = random_variable.shape[-2:]
+        return self._gaussian(mean, event, matrices).log_pdf(flatten(random_variable))
+
+    def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrices):
+        """
+        Reparametrised draws, mean + A_R noise A_C^T with noise (S, B..., n, m) from the factor's random generator.
+
+        :param mean: NDArray (S or 1, B..., n, m).
+        :param rv_shape: tuple (B..., n, m), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :param matrices: those of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
+        :returns: NDArray (S, B..., n, m).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
+        """
+        noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
+        draws = self._gaussian(mean, rv_shape[-2:], matrices).draw_samples(noise=flatten(noise))
+        return draws.reshape(draws.shape[:-1] + rv_shape[-2:])
+
+    def _gaussian(self, mean, event, matrices):
+        sides = [
+            _forms.structure(_form(name), matrices[name], size, self._policy(), self._full_name(name))
+            for name, size in zip(self.input_names[1:], event)
+        ]
+        if mean.shape[-2:] != event:
+            mean = mean.broadcast_to(mean.shape[:-2] + event)
+        return Gaussian(flatten(mean), structures.Kronecker(*sides))
+
+
+def _form(name):
+    return name.split("_", 1)[1]
