@@ -5,27 +5,39 @@ from mxfusion_mvn.compat import import_mxnet
 
 import_mxnet()
 
-from mxfusion_mvn import structures, transformations
+from mxfusion_mvn import gluon, missing, structures, transformations
 from mxfusion_mvn._version import __version__
 from mxfusion_mvn.distributions import (
+    GaussianMixture,
+    InverseWishart,
+    LKJCholesky,
     LowRankMultivariateNormal,
     MatrixNormal,
     MultivariateNormal,
     MultivariateNormalMeanPrecision,
+    MultivariateStudentT,
+    Wishart,
 )
 from mxfusion_mvn.failure import NotPositiveDefiniteError, OnFailure, RepairWarning
 from mxfusion_mvn.gaussian import Gaussian
 
 __all__ = [
     "Gaussian",
+    "GaussianMixture",
+    "InverseWishart",
+    "LKJCholesky",
     "LowRankMultivariateNormal",
     "MatrixNormal",
     "MultivariateNormal",
     "MultivariateNormalMeanPrecision",
+    "MultivariateStudentT",
     "NotPositiveDefiniteError",
     "OnFailure",
     "RepairWarning",
+    "Wishart",
     "__version__",
+    "gluon",
+    "missing",
     "structures",
     "transformations",
 ]

@@ -66,17 +66,19 @@ def per_row(kernel, arrays, vectors):
     own = broadcast_shapes(*(array.shape[:-2] for array in arrays))
     leading = broadcast_shapes(own, vectors.shape[:-1])
     own = (1,) * (len(leading) - len(own)) + own
-    varying = [i for i, size in enumerate(own) if size > 1]
-    order = varying + [i for i, size in enumerate(own) if size == 1]
+    order = [i for i, size in enumerate(own) if size > 1] + [i for i, size in enumerate(own) if size == 1]
+    in_order = order == sorted(order)
     vectors = _spread(vectors, tuple(n if m > 1 else 0 for n, m in zip(leading, own)), event_axes=1)
-    if order != sorted(order):
+    if not in_order:
         vectors = vectors.transpose(order + [len(order)])
-    count = int(np.prod(own, dtype=int))
-    spread = [_spread(array, own, event_axes=2).reshape((count,) + array.shape[-2:]) for array in arrays]
     ordered = vectors.shape[:-1]
-    rows = kernel(*spread, _reshape(vectors, (count, -1, vectors.shape[-1])))
+    count = _product(own)
+    rows = kernel(
+        *(_fold(array, own) for array in arrays),
+        _reshape(vectors, (count, _product(ordered) // count, vectors.shape[-1])),
+    )
     rows = _reshape(rows, ordered + rows.shape[-1:])
-    if order != sorted(order):
+    if not in_order:
         rows = rows.transpose([int(i) for i in np.argsort(order)] + [len(order)])
     return rows
 
@@ -149,6 +151,17 @@ def _spread(array, leading, event_axes):
     array = _reshape(array, own + array.shape[array.ndim - event_axes :])
     wanted = tuple(size or mine for size, mine in zip(leading, own))
     return array if wanted == own else array.broadcast_to(wanted + array.shape[len(leading) :])
+
+
+def _fold(matrix, leading):
+    """A matrix (., ., .) with its leading axes, broadcast to given sizes, as one."""
+    if _product(matrix.shape[:-2]) != _product(leading):
+        matrix = _spread(matrix, leading, event_axes=2)
+    return _reshape(matrix, (_product(leading),) + matrix.shape[-2:])
+
+
+def _product(sizes):
+    return int(np.prod(sizes, dtype=int))
 
 
 def _reshape(array, shape):

@@ -185,6 +185,20 @@ def check_positive(argument, value):
         )
 
 
+def check_not_negative(argument, value):
+    """
+    Refuse negative numbers.
+
+    :param argument: the name of the argument.
+    :param value: finite NumPy array of any shape.
+    :raises ModelSpecificationError: naming the first such entry.
+    """
+    bad = np.argwhere(value < 0)
+    if len(bad):
+        index = _plain(bad[0])
+        refuse(argument, f"{value[index]} at index {index}", "numbers that are not negative", "Check the sign.")
+
+
 def check_lower_triangular(argument, value):
     """
     Refuse matrices that are not the factor of a covariance.
@@ -233,5 +247,5 @@ def show_shape(shape):
     :param shape: tuple of integers and Variables.
     :returns: for example ``"(N, 3)"``.
     """
-    names = [str(s) if isinstance(s, int) else (getattr(s, "name", None) or "?") for s in shape]
+    names = [str(s) if isinstance(s, (int, str)) else (getattr(s, "name", None) or "?") for s in shape]
     return "(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")"

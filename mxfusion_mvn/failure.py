@@ -7,6 +7,7 @@ no values yet, and its executor is left to MXNet's own error.
 """
 
 import warnings
+from operator import attrgetter
 from typing import NamedTuple, Tuple
 
 from mxfusion_mvn import checks, linalg
@@ -14,12 +15,17 @@ from mxfusion_mvn import checks, linalg
 import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
+from mxnet import autograd
 
-ACTIONS = ("raise", "jitter", "project")
-# Relative to the mean of the diagonal.
-SMALLEST_JITTER = {"float32": 1e-6, "float64": 1e-10}
-LARGEST_JITTER = 1e-2
-FLOOR = {"float32": 1e-5, "float64": 1e-10}
+# What is tried in turn. Jitter is relative to the mean of the diagonal, the floor of a projection to the eigenvalue of
+# largest size, for that is what the rounding of a factorisation goes with.
+JITTERS = {"float32": 10.0 ** np.arange(-6, -1), "float64": 10.0 ** np.arange(-10, -1)}
+FLOORS = {"float32": 10.0 ** np.arange(-5, -1), "float64": 10.0 ** np.arange(-10, -1)}
+
+_REMEDY = (
+    "If it is learned, declare it as Variable(..., transformation=PositiveDefinite()), or its factor with "
+    "LowerCholesky(), or use a smaller learning rate; on_failure=OnFailure('jitter') repairs rounding."
+)
 
 
 class NotPositiveDefiniteError(InferenceError):
@@ -34,7 +40,7 @@ class Repair(NamedTuple):
     """
     What was done to one matrix.
 
-    ``added`` is the largest change of an entry; ``batch_index`` is () for a single matrix.
+    ``added`` is the largest change of an entry; ``batch_index``, () for a single matrix, leaves out axes of size 1.
     """
 
     name: str
@@ -50,7 +56,8 @@ class OnFailure:
 
     ``raise`` refuses them. ``jitter`` adds to the diagonal, in steps of ten from 1e-6 (float64: 1e-10) to 1e-2 times
     its mean, as little as lets the factorisation succeed; beyond that it refuses. ``project`` takes the nearest matrix,
-    in the Frobenius norm, whose eigenvalues are at least 1e-5 (float64: 1e-10) times the mean diagonal (Higham, 1988).
+    in the Frobenius norm, whose eigenvalues are at least 1e-5 (float64: 1e-10) times the largest in size (Higham, 1988,
+    doi:10.1016/0024-3795(88)90223-6), or ten times that while rounding is in the way.
     Only the failing matrices of a batch are changed. The change is a constant: gradients pass to the matrix as it was.
     NaN and infinity are always refused.
 
@@ -59,8 +66,8 @@ class OnFailure:
     """
 
     def __init__(self, action="raise"):
-        if action not in ACTIONS:
-            raise ValueError(f"`action`: got {action!r}; expected one of {', '.join(ACTIONS)}. Choose how to go on.")
+        if action not in _CHANGES:
+            raise ValueError(f"`action`: got {action!r}; expected one of {', '.join(_CHANGES)}. Choose how to go on.")
         self.action = action
         self._repairs = {}
 
@@ -76,42 +83,44 @@ class OnFailure:
         """
         The change that lets the failing matrices of a batch be factored.
 
-        :param matrix: NDArray (B..., D, D), of which at least one cannot be factored.
+        :param matrix: NDArray (B..., D, D).
         :param name: what to call it in messages.
         :returns: NumPy array (B..., D, D), zero where nothing is wrong.
-        :raises NotPositiveDefiniteError: if the action is ``raise``, or cannot help.
+        :raises NotPositiveDefiniteError: if the action is ``raise`` or cannot help, and for NaN and infinity.
         """
-        value = _own_axes(_read(matrix, name))
-        change = np.zeros_like(value)
-        for index in np.ndindex(value.shape[:-2]):
-            if not can_be_factored(value[index]):
-                change[index] = self._change(value[index], name, index)
-        return change.reshape(matrix.shape)
+        value = check_finite(matrix, name)
+        stack = value.reshape((-1,) + value.shape[-2:])
+        change = np.zeros_like(stack)
+        repairs = []
+        for position in _failing(stack):
+            index = _own_index(np.unravel_index(position, value.shape[:-2]), value.shape)
+            found = _CHANGES[self.action](stack[position])
+            if found is None:
+                raise NotPositiveDefiniteError(_message(name, stack[position], index, self.action))
+            change[position] = found
+            smallest, asymmetry, _ = _diagnosis(stack[position])
+            repairs.append(Repair(name, index, smallest, asymmetry, float(np.abs(found).max())))
+        self._record(repairs)
+        return change.reshape(value.shape)
 
-    def _change(self, value, name, index):
-        if self.action == "raise":
-            raise NotPositiveDefiniteError(_message(name, value, index))
-        change = _jitter(value) if self.action == "jitter" else _projection(value)
-        if change is None:
-            raise NotPositiveDefiniteError(_message(name, value, index, tried=self.action))
-        self._record(Repair(name, index, *_diagnosis(value)[:2], float(np.abs(change).max())))
-        return change
-
-    def _record(self, repair):
-        known = self._repairs.get((repair.name, repair.batch_index))
-        if known is None or known.added < repair.added:
-            self._repairs[repair.name, repair.batch_index] = repair
-        if not any(name == repair.name for name, _ in list(self._repairs)[:-1]) and known is None:
+    def _record(self, repairs):
+        if not repairs:
+            return
+        is_new = not any(known.name == repairs[0].name for known in self.repairs)
+        for repair in repairs:
+            key = repair.name, repair.batch_index
+            self._repairs[key] = max(repair, self._repairs.get(key, repair), key=attrgetter("added"))
+        if is_new:
+            worst = max(repairs, key=attrgetter("added"))
+            where = "its diagonal" if self.action == "jitter" else "its entries"
+            others = f", the largest of {len(repairs)} repairs" if len(repairs) > 1 else ""
             warnings.warn(
-                f"`{repair.name}` is not positive definite{checks.at_index(repair.batch_index)} (smallest eigenvalue "
-                f"{repair.smallest_eigenvalue:.3g}, asymmetry {repair.asymmetry:.3g}); {self.action} added up to "
-                f"{repair.added:.3g} to its entries. Further repairs are recorded in `repairs` without a warning.",
+                f"`{worst.name}` is not positive definite{checks.at_index(worst.batch_index)}: its smallest eigenvalue "
+                f"is {worst.smallest_eigenvalue:.6g} and its asymmetry {worst.asymmetry:.3g}; {self.action} added up "
+                f"to {worst.added:.3g} to {where}{others}. Further ones are recorded in `repairs` without a warning.",
                 RepairWarning,
                 stacklevel=2,
             )
-
-
-RAISE = OnFailure("raise")
 
 
 def factor(matrix, on_failure, name):
@@ -124,11 +133,18 @@ def factor(matrix, on_failure, name):
     :returns: (B..., D, D).
     :raises NotPositiveDefiniteError: as the policy says.
     """
+    if on_failure is None or isinstance(matrix, mx.sym.Symbol):
+        return linalg.cholesky(matrix)
+    # An error of what the matrix is computed from would surface in the factor, be taken for its own, and be gone.
+    _wait(matrix, name)
     attempt = linalg.cholesky(matrix)
-    if on_failure is None or isinstance(matrix, mx.sym.Symbol) or _is_sound(attempt):
+    if _is_sound(attempt):
         return attempt
     change = on_failure.mend(matrix, name)
-    return linalg.cholesky(matrix + mx.nd.array(change, dtype=matrix.dtype, ctx=matrix.context))
+    mended = linalg.cholesky(matrix + mx.nd.array(change, dtype=matrix.dtype, ctx=matrix.context))
+    if not _is_sound(mended):  # where this device rounds differently from the one that judged
+        raise NotPositiveDefiniteError(f"`{name}` is not positive definite, and {on_failure.action} failed. {_REMEDY}")
+    return mended
 
 
 def check_triangular_factor(matrix, name):
@@ -139,12 +155,16 @@ def check_triangular_factor(matrix, name):
     :param name: what to call it in messages.
     :raises NotPositiveDefiniteError: naming the batch index.
     """
-    if _is_sound(matrix) and linalg.diagonal(matrix).asnumpy().all():
+    _wait(matrix, name)
+    with autograd.pause():
+        pivots = linalg.diagonal(matrix).asnumpy()
+    if np.isfinite(pivots).all() and pivots.all():
         return
-    pivots = np.diagonal(_own_axes(_read(matrix, name)), axis1=-2, axis2=-1)
-    index = tuple(int(i) for i in np.argwhere(pivots == 0)[0])
+    check_finite(matrix, name)
+    *index, row = np.argwhere(pivots == 0)[0]
+    index = _own_index(index, pivots.shape)
     raise NotPositiveDefiniteError(
-        f"`{name}` is singular{checks.at_index(index[:-1])}: its diagonal is 0 at position {index[-1]}; expected a "
+        f"`{name}` is singular{checks.at_index(index)}: its diagonal is 0 at position {row}; expected a "
         "non-zero diagonal. If it is learned, declare it as Variable(..., transformation=LowerCholesky())."
     )
 
@@ -157,69 +177,89 @@ def check_positive(array, name):
     :param name: what to call it in messages.
     :raises NotPositiveDefiniteError: naming the smallest entry.
     """
-    value = array.asnumpy()
-    if np.isfinite(value).all() and (value > 0).all():
+    value = check_finite(array, name, event_axes=1)
+    if value.min() > 0:
         return
-    smallest = value.min() if np.isfinite(value).all() else value[~np.isfinite(value)][0]
     raise NotPositiveDefiniteError(
-        f"`{name}` has an entry of {smallest:.6g}; expected positive numbers. If it is learned, declare it as "
+        f"`{name}` has an entry of {value.min():.6g}; expected positive numbers. If it is learned, declare it as "
         "Variable(..., transformation=Positive()), or use a smaller learning rate."
     )
+
+
+def check_finite(array, name, event_axes=2):
+    """
+    Refuse NaN and infinity.
+
+    :param array: NDArray (B..., event).
+    :param name: what to call it in messages.
+    :param event_axes: how many axes an event has.
+    :returns: the numbers, a NumPy array of that shape.
+    :raises NotPositiveDefiniteError: naming the first such entry, or for the result of a failed computation.
+    """
+    _wait(array, name)
+    value = array.asnumpy()
+    bad = np.argwhere(~np.isfinite(value))
+    if len(bad):
+        leading = value.ndim - event_axes
+        index = _own_index(bad[0][:leading], value.shape) + tuple(int(i) for i in bad[0][leading:])
+        raise NotPositiveDefiniteError(
+            f"`{name}` is {value[tuple(bad[0])]} at index {index}; expected finite numbers. "
+            "Look at what it is computed from; no repair is tried."
+        )
+    return value
 
 
 def can_be_factored(value):
     """
     Whether MXNet finds a Cholesky factor; NumPy's LAPACK decides differently on a few borderline matrices.
 
-    :param value: NumPy array (D, D).
-    :returns: a bool.
+    :param value: NumPy array (..., D, D).
+    :returns: a bool, for all matrices together.
     """
-    return _is_sound(linalg.cholesky(mx.nd.array(value, dtype=value.dtype)))
+    with autograd.pause():
+        return _is_sound(linalg.cholesky(mx.nd.array(value, dtype=value.dtype)))
 
 
 def _is_sound(attempt):
     try:
-        return bool(np.isfinite(linalg.diagonal(attempt).asnumpy()).all())
+        with autograd.pause():
+            pivots = linalg.diagonal(attempt).asnumpy()
     except mx.base.MXNetError:
         return False
+    return bool((np.isfinite(pivots) & (pivots > 0)).all())
 
 
-def _read(matrix, name):
+def _failing(stack):
+    """The positions of those matrices (K, D, D) that have no factor, by halving: most often there are few."""
+    if can_be_factored(stack):
+        return []
+    if len(stack) == 1:
+        return [0]
+    half = len(stack) // 2
+    return _failing(stack[:half]) + [half + position for position in _failing(stack[half:])]
+
+
+def _wait(array, name):
     try:
-        value = matrix.asnumpy()
+        array.wait_to_read()
     except mx.base.MXNetError as error:
         raise NotPositiveDefiniteError(
-            f"`{name}` comes from a computation that failed before; expected a positive definite matrix. "
-            f"Look for the first error. {_REMEDY}"
+            f"`{name}` comes from a computation that failed before, most often a factorisation; expected numbers. "
+            f"The error of MXNet above this one says which. {_REMEDY}"
         ) from error
-    own = _own_axes(value)
-    if not np.isfinite(own).all():
-        index = tuple(int(i) for i in np.argwhere(~np.isfinite(own))[0])
-        raise NotPositiveDefiniteError(
-            f"`{name}` is {own[index]} at index {index}; expected finite numbers. "
-            "Look at what it is computed from; no repair is tried."
-        )
-    return value
 
 
-def _own_axes(value):
-    """Without the leading axes of size 1, which were inserted for alignment: the index the user knows."""
-    return value.reshape([size for size in value.shape[:-2] if size > 1] + list(value.shape[-2:]))
+def _own_index(index, shape):
+    """A batch index without the axes of size 1, which may have been inserted for alignment: the one the user knows."""
+    return tuple(int(i) for i, size in zip(index, shape) if size > 1)
 
 
-_REMEDY = (
-    "If it is learned, declare it as Variable(..., transformation=PositiveDefinite()), or its factor with "
-    "LowerCholesky(), or use a smaller learning rate; on_failure=OnFailure('jitter') repairs rounding."
-)
-
-
-def _message(name, value, index, tried=None):
+def _message(name, value, index, action):
     smallest, asymmetry, where = _diagnosis(value)
-    skew = f" and asymmetry {asymmetry:.6g} at {where}" if asymmetry else ""
-    without = f", which {tried} cannot mend" if tried else ""
+    skew = f" and its asymmetry {asymmetry:.6g}, at {where}" if asymmetry else ""
     return (
         f"`{name}` is not positive definite{checks.at_index(index)}: its smallest eigenvalue is {smallest:.6g}{skew}"
-        f"{without}; expected a positive definite matrix. {_REMEDY}"
+        f"{_IN_VAIN[action]}; expected a matrix that is positive definite in {value.dtype}. {_REMEDY}"
     )
 
 
@@ -232,20 +272,33 @@ def _diagnosis(value):
 
 
 def _jitter(value):
-    step = SMALLEST_JITTER[value.dtype.name]
-    scale = np.abs(np.diagonal(value)).mean()
-    while step <= LARGEST_JITTER * 1.5:
-        change = (step * scale * np.eye(len(value))).astype(value.dtype)
-        if can_be_factored(value + change):
-            return change
-        step *= 10
-    return None
+    """The smallest multiple of the identity that helps, or None."""
+    scale = np.abs(np.diagonal(value)).mean(dtype="float64")
+    changes = (step * scale * np.eye(len(value)) for step in JITTERS[value.dtype.name])
+    return _first_that_helps(value, changes)
 
 
 def _projection(value):
-    eigenvalues, vectors = np.linalg.eigh((value + value.T).astype("float64") / 2)
-    floor = FLOOR[value.dtype.name] * np.abs(np.diagonal(value)).mean()
-    if floor == 0:
-        return None
-    nearest = (vectors * np.maximum(eigenvalues, floor)) @ vectors.T
-    return nearest.astype(value.dtype) - value
+    """What clipping the eigenvalues of the symmetric part changes, or None."""
+    exact = value.astype("float64")
+    eigenvalues, vectors = np.linalg.eigh((exact + exact.T) / 2)
+    floors = np.abs(eigenvalues).max() * FLOORS[value.dtype.name]
+    changes = ((vectors * np.maximum(eigenvalues, floor)) @ vectors.T - exact for floor in floors)
+    return _first_that_helps(value, changes)
+
+
+def _first_that_helps(value, changes):
+    changes = (change.astype(value.dtype) for change in changes)
+    return next((change for change in changes if can_be_factored(value + change)), None)
+
+
+# From a matrix (D, D) that cannot be factored to a change that helps, or to None.
+_CHANGES = {"raise": lambda value: None, "jitter": _jitter, "project": _projection}
+
+_IN_VAIN = {
+    "raise": "",
+    "jitter": ", and adding up to 0.01 times the mean of its diagonal does not help",
+    "project": ", and clipping its eigenvalues does not help",
+}
+
+RAISE = OnFailure("raise")

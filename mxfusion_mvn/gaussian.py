@@ -12,29 +12,34 @@ broadcast their leading axes from the right; those of Symbols must be equal, for
 import math
 import numbers
 
-from mxfusion_mvn import linalg, structures
-from mxfusion_mvn.axes import add, broadcast_shapes, complement, multiply, namespace, subtract
+from mxfusion_mvn import arrays, linalg, pairs, structures
+from mxfusion_mvn.axes import add, broadcast_shapes, namespace, subtract
 from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
 
 import mxnet as mx
 import numpy as np
-
-LOG_2PI = math.log(2 * math.pi)
+from mxnet import autograd
 
 
 class Gaussian:
     """
     N(mean, Sigma) over the last axis. Give Sigma in exactly one way.
 
+    Beside NDArrays, every vector may also be a NumPy array or a list, which takes their dtype and context.
+
     :param mean: NDArray or Symbol (B..., D), or (B..., 1) or a number for the same mean in all D entries.
     :param covariance: Sigma (B'..., D, D), or any :class:`~mxfusion_mvn.structures.Structure`.
     :param precision: Sigma^-1 (B'..., D, D).
-    :param scale_tril: L (B'..., D, D) with L L^T = Sigma.
+    :param scale_tril: L (B'..., D, D) with L L^T = Sigma, of which the lower triangle is read.
     :param variance: the diagonal (B'..., D) of a diagonal Sigma.
     :param factor: W (B'..., D, r), together with diagonal: Sigma = W W^T + diag(diagonal).
     :param diagonal: (B'..., D).
-    :param on_failure: what to do with a matrix that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
-    :raises ValueError: unless Sigma is given in exactly one way.
+    :param on_failure: what to do with a matrix that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`;
+        None not to look, nor to wait for the factorisation.
+    :raises ValueError: unless Sigma is given in exactly one way, and for types, dtypes and shapes that do not fit.
+    :raises NotPositiveDefiniteError: for a variance that is not positive or a zero on the diagonal of a factor. A
+        matrix is looked at when it is first factored, by a method.
     """
 
     def __init__(
@@ -48,7 +53,7 @@ class Gaussian:
         diagonal=None,
         on_failure=RAISE,
     ):
-        self.structure = _structure(
+        self.structure = arrays.as_structure(
             {
                 "covariance": covariance,
                 "precision": precision,
@@ -59,9 +64,11 @@ class Gaussian:
             },
             on_failure,
         )
-        if isinstance(mean, numbers.Real):
-            mean = self.structure.variance() * 0 + mean
-        self.mean = mean
+        self.mean = self._as_mean(mean)
+
+    def __repr__(self):
+        mean = "Symbol" if namespace(self.mean) is mx.sym else self.mean.shape
+        return f"Gaussian(mean: {mean}, covariance: {type(self.structure).__name__})"
 
     @property
     def covariance(self):
@@ -77,14 +84,24 @@ class Gaussian:
         """
         Log density; -inf off the support of a singular covariance.
 
+        Float32 arrays are computed in float64 and the result is rounded, but for singular and repaired covariances,
+        and while ``autograd.record()`` is on.
+
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes of value, mean and covariance; (1,) where there are none.
         """
-        residual = subtract(value, self.mean)
-        normaliser = _plus(self.structure.log_det(), self.structure.rank(), LOG_2PI)
-        log_pdf = -0.5 * add(_squared_norm(self.structure.whiten(residual)), normaliser)
-        off_support = self.structure.off_support(residual)
-        return log_pdf if off_support is None else subtract(log_pdf, off_support)
+        value = arrays.as_array("value", value, self.mean, self._dim())
+        if not self._is_widened(value):
+            return _log_pdf(subtract(value, self.mean), self.structure)
+        # In float32 each power of ten of the condition number costs a digit of seven.
+        residual = subtract(value.astype("float64"), self.mean.astype("float64"))
+        return _log_pdf(residual, self.structure.in_float64()).astype("float32")
+
+    def _is_widened(self, value):
+        """Whether to compute in float64: not while training, which is for speed, nor with a matrix to be repaired."""
+        if namespace(value) is mx.sym or value.dtype != np.float32 or autograd.is_recording():
+            return False
+        return self.structure.barrier() is None and not self.structure.may_be_repaired()
 
     def mahalanobis(self, value):
         """
@@ -93,7 +110,7 @@ class Gaussian:
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes.
         """
-        return _squared_norm(self.structure.whiten(subtract(value, self.mean)))
+        return squared_norm(self.structure.whiten(self._residual(value)))
 
     def draw_samples(self, num_samples=None, noise=None):
         """
@@ -101,17 +118,18 @@ class Gaussian:
 
         :param num_samples: S; None for one draw without a sample axis.
         :param noise: standard normals (..., E), E = ``structure.noise_size(D)``, instead of fresh ones. Symbols need
-            it, and it needs no num_samples.
+            it.
         :returns: (S, B..., D), B... the broadcast of the leading axes of mean and covariance; with noise the broadcast
             of its leading axes too.
         :raises ValueError: for both, or for Symbols without noise.
         """
+        if noise is not None and num_samples is not None:
+            arrays.refuse("num_samples", "both it and noise", "one of them", "The noise says how many draws there are.")
         if noise is None:
             noise = self._noise(num_samples)
-        elif num_samples is not None:
-            raise ValueError(
-                "`num_samples` and `noise`: expected one of them; the noise says how many draws there are."
-            )
+        else:
+            dim = self._dim()
+            noise = arrays.as_array("noise", noise, self.mean, dim and self.structure.noise_size(dim))
         return add(self.structure.color(noise), self.mean)
 
     def entropy(self):
@@ -120,39 +138,33 @@ class Gaussian:
 
         :returns: (B'...), (1,) for a single covariance.
         """
-        return 0.5 * _plus(self.structure.log_det(), self.structure.rank(), 1 + LOG_2PI)
+        return 0.5 * plus_rank(self.structure.log_det(), self.structure.rank(), 1 + LOG_2PI)
 
     def kl_divergence(self, other):
         """
         Kullback-Leibler divergence KL(self || other) in nats, for every pair of structures in closed form.
 
-        It is::
-
-            1/2 (tr(Sigma_q^-1 Sigma_p) + |z_q(mean_p - mean_q)|^2 - D + log det Sigma_q - log det Sigma_p)
-
-        It is infinite if self has mass where other has none, or other has no density there.
+        It is infinite if self has mass where other has none, or other has no density there. The formula is that of
+        :func:`mxfusion_mvn.pairs.kl_divergence`.
 
         :param other: a :class:`Gaussian` over the same space.
         :returns: the broadcast of all leading axes.
         """
-        p, q = self.structure, other.structure
-        difference = subtract(self.mean, other.mean)
-        log_ratio = subtract(q.log_det(), _plus(p.log_det(), p.rank(), 1.0))
-        divergence = 0.5 * add(add(_trace(q, p), _squared_norm(q.whiten(difference))), log_ratio)
-        if isinstance(p, structures.Singular) or isinstance(q, structures.Singular):
-            divergence = add(divergence, _support_gap(q, p, difference))
-        return divergence
+        self._check_other(other)
+        return pairs.kl_divergence(subtract(self.mean, other.mean), self.structure, other.structure)
 
     def marginal(self, index, rest=None):
         """
         The distribution of some of the entries.
 
         :param index: list of distinct positions, in the order wanted.
-        :param rest: list of all other positions; needed for Symbols only.
+        :param rest: list of all other positions; needed only for the precision of Symbols.
         :returns: a :class:`Gaussian` whose structure is of the same kind where that exists.
         :raises ValueError: for an index that is empty, repeated or out of range.
         """
-        index, rest = self._split(index, rest, may_be_all=True)
+        index, rest = arrays.split(index, rest, self._dim())
+        if rest is None and isinstance(self.structure, structures.Precision):
+            _refuse_no_rest()
         return Gaussian(linalg.take(self._full_mean(), index, axis=-1), self.structure.marginal(index, rest))
 
     def condition(self, index, value, rest=None):
@@ -161,11 +173,16 @@ class Gaussian:
 
         :param index: list of distinct positions.
         :param value: what they are, (B..., len(index)).
-        :param rest: list of all other positions; needed for Symbols only.
-        :returns: a :class:`Gaussian` over the other positions, in ascending order or that of rest.
+        :param rest: list of all other positions, in the order wanted; needed only for Symbols.
+        :returns: a :class:`Gaussian` over the other positions, ascending unless rest says otherwise.
         :raises ValueError: for an index that is empty, repeated, out of range or complete.
         """
-        index, rest = self._split(index, rest)
+        index, rest = arrays.split(index, rest, self._dim())
+        if rest is None:
+            _refuse_no_rest()
+        if not rest:
+            arrays.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
+        value = arrays.as_array("value", value, self.mean, len(index))
         mean = self._full_mean()
         regression, structure = self.structure.condition(index, rest)
         shift = regression(subtract(value, linalg.take(mean, index, axis=-1)))
@@ -175,17 +192,25 @@ class Gaussian:
         """
         The distribution of A x + b.
 
-        :param matrix: A (B..., K, D).
+        :param matrix: A (B..., K, D), of full rank.
         :param offset: b (B..., K), or a number.
-        :returns: a :class:`Gaussian`. With more rows than the noise has entries (NDArrays only) it is singular.
+        :returns: a :class:`Gaussian`. It is singular if A has more rows than columns (NDArrays only) or self is.
         """
+        dim = self._dim()
+        matrix = arrays.as_array("matrix", matrix, self.mean, dim)
+        if dim is not None and matrix.ndim < 2:
+            arrays.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
         transform = structures.RowMap(linalg.multiply, matrix)
         root = linalg.transpose(transform.on_rows(linalg.transpose(self.structure.root())))
-        covariance = linalg.outer_square(root)
-        singular = namespace(root) is mx.nd and root.shape[-2] > root.shape[-1]
-        structure = structures.Singular(covariance, root.shape[-1]) if singular else structures.Dense(covariance)
         mean = transform(self._full_mean())
-        return Gaussian(mean + offset if isinstance(offset, numbers.Real) else add(mean, offset), structure)
+        if isinstance(offset, numbers.Real):
+            mean = mean + offset
+        else:
+            mean = add(mean, arrays.as_array("offset", offset, self.mean, dim and matrix.shape[-2]))
+        structure = pairs.dense_like(self.structure, linalg.outer_square(root))
+        if dim is not None and matrix.shape[-2] > dim and isinstance(structure, structures.Dense):
+            structure = structures.Singular(structure.covariance, rank=dim)
+        return Gaussian(mean, structure)
 
     def product(self, other):
         """
@@ -195,42 +220,43 @@ class Gaussian:
 
             N(x; m1, S1) N(x; m2, S2) = N(m2; m1, S1 + S2) N(x; m, S),        S = (S1^-1 + S2^-1)^-1
 
-        With S1 = A A^T and B the whitening by S2 of A, S = A (I + B^T B)^-1 A^T, without an inverse or a difference.
-
-        :param other: a :class:`Gaussian` over the same space, its covariance regular.
+        :param other: a :class:`Gaussian` over the same space; at most one of the two may be singular.
         :returns: (the :class:`Gaussian` N(m, S), log N(m2; m1, S1 + S2)).
+        :raises ValueError: if both are singular.
         """
-        root = self.structure.root()
-        whitened = linalg.transpose(other.structure.whitening().on_rows(linalg.transpose(root)))
-        ridge = linalg.ridge_factor(whitened)
+        self._check_other(other)
+        if pairs.is_singular(other.structure):
+            self, other = other, self
         difference = subtract(other.mean, self.mean)
-        split = structures.RowMap(_concatenated_split, whitened, ridge)(other.structure.whiten(difference))
-        columns = structures.RowMap(linalg.solve_lower, ridge).on_rows(root)
-        shift = structures.RowMap(_shift, root, whitened, ridge)(other.structure.whiten(difference))
-        log_det = add(other.structure.log_det(), 2 * linalg.log_abs_det(ridge))
-        log_constant = -0.5 * add(_squared_norm(split), _plus(log_det, other.structure.rank(), LOG_2PI))
-        return Gaussian(
-            add(self.mean, shift), _product_structure(self.structure, other.structure, columns)
-        ), log_constant
+        shift, structure, log_constant = pairs.product(difference, self.structure, other.structure)
+        return Gaussian(add(self.mean, shift), structure), log_constant
 
     def credible_radius(self, probability):
         """
         The radius, in standard deviations, of the ellipsoid around the mean that holds a given probability.
 
         :param probability: between 0 and 1.
-        :returns: a float r; the region is ``mahalanobis(x) <= r ** 2``.
-        :raises ImportError: for D other than 2, without SciPy.
+        :returns: r, a float; for a singular covariance, whose rank may differ within a batch, a NumPy array (B'...).
+            The region is ``mahalanobis(x) <= r ** 2``.
+        :raises ValueError: for what is not a probability.
+        :raises ImportError: without SciPy, unless D is 2.
         """
         if not 0 < probability < 1:
-            raise ValueError(
-                f"`probability`: got {probability}; expected a number between 0 and 1. Write 0.95 for 95 %."
-            )
-        dim = self.structure.dim()
-        if dim == 2:
+            arrays.refuse("probability", probability, "a number between 0 and 1", "Write 0.95 for 95 %.")
+        rank = self.structure.rank()
+        if not isinstance(rank, numbers.Integral):
+            rank = rank.asnumpy()
+        elif rank == 2:
             return math.sqrt(-2 * math.log1p(-probability))
-        from scipy.stats import chi2
-
-        return math.sqrt(chi2.ppf(probability, dim))
+        try:
+            from scipy.stats import chi2
+        except ImportError as error:
+            raise ImportError(
+                "`credible_radius` takes a quantile of the chi-squared distribution from SciPy, except for D = 2; "
+                "expected SciPy to be installed. Run pip install scipy."
+            ) from error
+        radius = np.sqrt(chi2.ppf(probability, rank))
+        return float(radius) if np.ndim(radius) == 0 else radius
 
     def ellipse(self, probability, num_points=100):
         """
@@ -242,41 +268,62 @@ class Gaussian:
         :raises ValueError: unless D is 2.
         """
         if self.structure.dim() != 2:
-            raise ValueError(f"`ellipse`: got a Gaussian of D = {self.structure.dim()}; expected 2. Take a marginal.")
+            arrays.refuse("ellipse", f"a Gaussian of D = {self.structure.dim()}", "D = 2", "Take a marginal.")
         angle = np.linspace(0, 2 * np.pi, num_points)
-        circle = self.credible_radius(probability) * np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        root = self.structure.root().asnumpy()
         mean = self._full_mean().asnumpy()
-        axes = (1,) * (max(root.ndim - 1, mean.ndim) - 1)
-        return mean + (root @ circle.reshape((num_points,) + axes + (2, 1)))[..., 0]
+        values, vectors = np.linalg.eigh(self.covariance.asnumpy())
+        axes = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
+        circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
+        circle = circle.reshape((num_points,) + (1,) * (max(axes.ndim - 1, mean.ndim) - 1) + (2, 1))
+        radius = np.asarray(self.credible_radius(probability))[..., None, None]
+        return mean + (axes @ (radius * circle))[..., 0]
 
     def _noise(self, num_samples):
-        variance = self.structure.variance()
-        if namespace(variance) is mx.sym:
-            raise ValueError(
-                "`noise`: got None for Symbols, which have no shape; expected standard normals (..., D). "
-                "Pass noise=F.random.normal(shape=...)."
+        if namespace(self.mean) is mx.sym:
+            arrays.refuse(
+                "noise",
+                "None for Symbols, which have no shape",
+                "standard normals (..., D)",
+                "Pass noise=F.random.normal(shape=...).",
             )
-        leading = broadcast_shapes(variance.shape[:-1], self.mean.shape[:-1])
+        if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and num_samples > 0):
+            arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw.")
+        leading = broadcast_shapes(self.structure.variance().shape[:-1], self.mean.shape[:-1])
         samples = () if num_samples is None else (num_samples,)
-        shape = samples + leading + (self.structure.noise_size(variance.shape[-1]),)
-        return mx.nd.random.normal(shape=shape, dtype=variance.dtype, ctx=variance.context)
+        shape = samples + leading + (self.structure.noise_size(self._dim()),)
+        return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
+
+    def _as_mean(self, mean):
+        if isinstance(mean, mx.sym.Symbol):
+            return mean
+        if isinstance(mean, mx.nd.NDArray):
+            return arrays.as_array("mean", mean, mean, None if mean.shape[-1] == 1 else self.structure.dim())
+        template = self.structure.template()
+        if isinstance(mean, numbers.Real):
+            return namespace(template).zeros_like(template) + mean
+        return arrays.as_array("mean", mean, template, self.structure.dim())
+
+    def _dim(self):
+        """D; None for Symbols."""
+        if namespace(self.mean) is mx.sym:
+            return None
+        return self.structure.dim() if self.mean.shape[-1] == 1 else self.mean.shape[-1]
+
+    def _residual(self, value):
+        return subtract(arrays.as_array("value", value, self.mean, self._dim()), self.mean)
 
     def _full_mean(self):
-        if namespace(self.mean) is mx.sym or self.mean.shape[-1] != 1:
+        dim = self._dim()
+        if dim is None or self.mean.shape[-1] == dim:
             return self.mean
-        return self.mean.broadcast_to(self.mean.shape[:-1] + (self.structure.dim(),))
+        return self.mean.broadcast_to(self.mean.shape[:-1] + (dim,))
 
-    def _split(self, index, rest, may_be_all=False):
-        index = [int(i) for i in index]
-        if namespace(self.mean) is mx.sym:
-            return index, rest
-        dim = self.structure.dim()
-        if not index or len(set(index)) < len(index) or not all(0 <= i < dim for i in index):
-            raise ValueError(f"`index`: got {index}; expected distinct positions from 0 to {dim - 1}. List each once.")
-        if len(index) == dim and not may_be_all:
-            raise ValueError(f"`index`: got all {dim} positions; expected fewer. Nothing would be left to describe.")
-        return index, complement(index, dim)
+    def _check_other(self, other):
+        if not isinstance(other, Gaussian):
+            arrays.refuse("other", f"a {type(other).__name__}", "a Gaussian", "Write Gaussian(mean, ...).")
+        arrays.as_array("other", other.mean, self.mean)
+        if self._dim() != other._dim():
+            arrays.refuse("other", f"D = {other._dim()}", f"D = {self._dim()}", "Take a marginal of the larger one.")
 
 
 def log_pdf(value, mean=0.0, **covariance):
@@ -303,71 +350,35 @@ def draw_samples(noise, mean=0.0, **covariance):
     return Gaussian(mean, **covariance).draw_samples(noise=noise)
 
 
-def _structure(given, on_failure):
-    given = {name: value for name, value in given.items() if value is not None}
-    if len(given) != (2 if "factor" in given else 1) or ("factor" in given) != ("diagonal" in given):
-        raise ValueError(
-            f"`covariance`: got {', '.join(given) or 'nothing'}; expected exactly one of covariance, precision, "
-            "scale_tril, variance, or factor with diagonal. They describe the same matrix; keep the one you have."
-        )
-    if "factor" in given:
-        return structures.LowRank(given["factor"], given["diagonal"])
-    ((name, value),) = given.items()
-    if isinstance(value, structures.Structure):
-        return value
-    if name in ("covariance", "precision"):
-        return {"covariance": structures.Dense, "precision": structures.Precision}[name](value, on_failure)
-    return {"scale_tril": structures.Cholesky, "variance": structures.Diagonal}[name](value)
+def entropy(**covariance):
+    """
+    Differential entropy of a Gaussian in nats, whatever its mean.
+
+    :param covariance: one of the forms of :class:`Gaussian`, by name.
+    :returns: (B...), (1,) for a single covariance.
+    """
+    return Gaussian(**covariance).entropy()
 
 
-def _squared_norm(vectors):
-    F = namespace(vectors)
-    return F.sum(F.square(vectors), axis=-1)
+def kl_divergence(p, q):
+    """
+    Kullback-Leibler divergence KL(p || q) in nats.
+
+    :param p: a :class:`Gaussian`.
+    :param q: a :class:`Gaussian` over the same space.
+    :returns: the broadcast of all leading axes.
+    """
+    return p.kl_divergence(q)
 
 
-def _plus(log_det, rank, constant):
-    """log det + constant * rank, where the rank is an integer or an array like log det."""
-    return log_det + constant * rank if isinstance(rank, numbers.Real) else add(log_det, constant * rank)
+def _refuse_no_rest():
+    arrays.refuse(
+        "rest", "None for Symbols, which have no shape", "the list of all other positions", "Pass rest=[...], too."
+    )
 
 
-def _trace(q, p):
-    """tr(Sigma_q^-1 Sigma_p), from whichever of diagonal and root p has."""
-    diagonal, root = p.diagonal_and_root()
-    parts = []
-    if root is not None:
-        whitened = q.whitening().on_rows(linalg.transpose(root))
-        parts.append(namespace(whitened).sum(_squared_norm(whitened), axis=-1))
-    if diagonal is not None:
-        weighted = multiply(q.inverse_diagonal(), diagonal)
-        parts.append(namespace(weighted).sum(weighted, axis=-1))
-    return parts[0] if len(parts) == 1 else add(*parts)
-
-
-def _support_gap(q, p, difference):
-    """Infinity where p has mass off the support of q, or a smaller support; 0 elsewhere."""
-    root = p.root()
-    F = namespace(root)
-    ranks = [structure.rank() for structure in (q, p)]
-    ranks = [p.log_det() * 0 + r if isinstance(r, numbers.Real) else r for r in ranks]
-    gap = F.abs(subtract(*ranks))
-    gap = F.where(gap > 0, F.ones_like(gap) * np.inf, F.zeros_like(gap))
-    if q.off_support(difference) is not None:
-        columns = F.transpose(root, axes=[root.ndim - 1] + list(range(root.ndim - 1)))
-        gap = add(gap, add(q.off_support(difference), F.max(q.off_support(columns), axis=0)))
-    return gap
-
-
-def _concatenated_split(whitened, ridge, rows):
-    return namespace(rows).concat(*linalg.ridge_split(whitened, ridge, rows), dim=-1)
-
-
-def _shift(root, whitened, ridge, rows):
-    return linalg.multiply(root, linalg.ridge_split(whitened, ridge, rows)[0])
-
-
-def _product_structure(first, second, columns):
-    if isinstance(first, structures.Precision) and isinstance(second, structures.Precision):
-        return structures.Precision(add(first.precision, second.precision))
-    if isinstance(first, structures.Diagonal) and isinstance(second, structures.Diagonal):
-        return structures.Diagonal(1 / add(1 / first.variances, 1 / second.variances))
-    return structures.Dense(linalg.outer_square(columns))
+def _log_pdf(residual, structure):
+    normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
+    log_pdf = -0.5 * add(squared_norm(structure.whiten(residual)), normaliser)
+    off_support = structure.off_support(residual)
+    return log_pdf if off_support is None else subtract(log_pdf, off_support)

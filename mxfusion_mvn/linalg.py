@@ -121,6 +121,19 @@ def transpose(matrix):
     return namespace(matrix).swapaxes(matrix, -1, -2)
 
 
+def constant(array):
+    """
+    An array that passes no gradient on.
+
+    In MXNet 1.9.1 ``stop_gradient`` of an NDArray computed by way of ``swapaxes`` or ``concat`` crashes the process in
+    ``backward``, so an NDArray is taken off the tape instead.
+
+    :param array: NDArray or Symbol.
+    :returns: the same numbers.
+    """
+    return array.detach() if namespace(array) is mx.nd else mx.sym.stop_gradient(array)
+
+
 def symmetric_part(matrix):
     """
     (A + A^T) / 2.
@@ -184,6 +197,38 @@ def scale_rows(matrix, scale):
     return axes.multiply(matrix, namespace(scale).expand_dims(scale, axis=-1))
 
 
+def multiply_entries(scale, rows):
+    """
+    diag(s) x for every row x.
+
+    :param scale: s as a row, (K, 1, D).
+    :param rows: (K, R, D).
+    :returns: (K, R, D).
+    """
+    return namespace(rows).broadcast_mul(rows, scale)
+
+
+def divide_entries(scale, rows):
+    """
+    diag(s)^-1 x for every row x.
+
+    :param scale: s as a row, (K, 1, D).
+    :param rows: (K, R, D).
+    :returns: (K, R, D).
+    """
+    return namespace(rows).broadcast_div(rows, scale)
+
+
+def as_row(vector):
+    """
+    A vector as a matrix of one row.
+
+    :param vector: (B..., D).
+    :returns: (B..., 1, D).
+    """
+    return namespace(vector).expand_dims(vector, axis=-2)
+
+
 def take(array, index, axis):
     """
     Some positions along one of the last axes.
@@ -197,6 +242,28 @@ def take(array, index, axis):
         return mx.nd.take(array, mx.nd.array(index, ctx=array.context, dtype="int32"), axis=array.ndim + axis)
     slices = [mx.sym.slice_axis(array, axis=axis, begin=i, end=i + 1) for i in index]
     return mx.sym.concat(*slices, dim=axis) if len(slices) > 1 else slices[0]
+
+
+def submatrix(matrix, rows, columns):
+    """
+    Some rows and columns.
+
+    :param matrix: (B..., D, E).
+    :param rows: list of positions.
+    :param columns: list of positions.
+    :returns: (B..., len(rows), len(columns)).
+    """
+    return take(take(matrix, rows, axis=-2), columns, axis=-1)
+
+
+def size(matrix):
+    """
+    The number of rows of square matrices.
+
+    :param matrix: (B..., D, D).
+    :returns: the integer D for NDArrays; for Symbols an expression of shape (B...) with that value.
+    """
+    return matrix.shape[-1] if namespace(matrix) is mx.nd else axes.size_of_last(diagonal(matrix))
 
 
 def blocks(factor, count):
@@ -228,17 +295,17 @@ def ridge_factor(matrix):
     return cholesky(gram + identity_like(diagonal(gram)))
 
 
-def ridge_split(matrix, factor, rows):
+def ridge_coefficients(matrix, factor, rows):
     """
-    The ridge regression a = (I + V^T V)^-1 V^T y of every row y on the columns of V, and what it leaves, y - V a.
+    The ridge regression a = (I + V^T V)^-1 V^T y of every row y on the columns of V.
 
-    Then y^T (I + V V^T)^-1 y = |y - V a|^2 + |a|^2. One step of iterative refinement (Higham, Accuracy and Stability of
-    Numerical Algorithms, chapter 12) takes the condition number of V out of the error.
+    One step of iterative refinement (Higham, Accuracy and Stability of Numerical Algorithms, chapter 12) takes the
+    condition number of V out of the error.
 
     :param matrix: V (K, D, E).
     :param factor: that of :func:`ridge_factor`, (K, E, E).
     :param rows: y (K, R, D).
-    :returns: a (K, R, E) and y - V a (K, R, D).
+    :returns: a (K, R, E).
     """
     F = namespace(rows)
 
@@ -247,8 +314,52 @@ def ridge_split(matrix, factor, rows):
 
     coefficients = solve(F.linalg.gemm2(rows, matrix))
     remainder = rows - multiply(matrix, coefficients)
-    coefficients = coefficients + solve(F.linalg.gemm2(remainder, matrix) - coefficients)
+    return coefficients + solve(F.linalg.gemm2(remainder, matrix) - coefficients)
+
+
+def ridge_split(matrix, factor, rows):
+    """
+    The ridge regression a of every row y, and what it leaves, y - V a.
+
+    Then y^T (I + V V^T)^-1 y = |y - V a|^2 + |a|^2.
+
+    :param matrix: V (K, D, E).
+    :param factor: that of :func:`ridge_factor`, (K, E, E).
+    :param rows: y (K, R, D).
+    :returns: a (K, R, E) and y - V a (K, R, D).
+    """
+    coefficients = ridge_coefficients(matrix, factor, rows)
     return coefficients, rows - multiply(matrix, coefficients)
+
+
+def split(matrix):
+    """
+    A matrix as the sum of two, the first with so few significant bits that products of two such are exact.
+
+    In float32 these are at most 11, on one grid per row, by adding and subtracting a large number (Rump, Ogita and
+    Oishi, Accurate floating-point summation, SIAM J. Sci. Comput. 31, 2008). The derivative is that of the matrix.
+
+    :param matrix: (B..., D, E).
+    :returns: the leading part and the rest, each (B..., D, E).
+    """
+    F = namespace(matrix)
+    large = constant(2.0**14 * F.max(F.abs(matrix), axis=-1, keepdims=True))
+    leading = F.broadcast_sub(F.broadcast_add(matrix, large), large)
+    return leading, matrix - leading
+
+
+def subtract_product(leading, rest, coefficients, rows):
+    """
+    y - A x for every row y, to the last digits also where y and A x are nearly equal.
+
+    :param leading: the first part of A by :func:`split`, (K, D, E).
+    :param rest: the second, (K, D, E).
+    :param coefficients: x (K, R, E).
+    :param rows: y (K, R, D).
+    :returns: (K, R, D).
+    """
+    coarse, fine = split(coefficients)
+    return rows - multiply(leading, coarse) - multiply(leading, fine) - multiply(rest, coefficients)
 
 
 def kronecker(left, right):

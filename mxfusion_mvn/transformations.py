@@ -6,8 +6,10 @@ transformation=PositiveDefinite())``; the optimizer then moves the raw array x, 
 the constrained one::
 
     Positive            y = log(1 + e^x)                            x = y + log(1 - e^-y)
+    Simplex             y = e^x / sum e^x                           x = log y
     LowerCholesky       L_ij = (x_ij + x_ji) / 2 for i > j, L_ii = log(1 + e^x_ii)
     PositiveDefinite    C = L L^T
+    CorrelationCholesky each row of L is (s_i1, ..., s_i,i-1, 1) divided by its norm, s_ij = (x_ij + x_ji) / 2
 
 The raw matrix is read through its *symmetric part*. Reading one triangle would leave the other with
 a gradient of exactly zero, where adamax divides 0 by 0; so every entry has a gradient, and
@@ -24,7 +26,7 @@ from abc import abstractmethod
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.linalg import cholesky, lower_triangle
+from mxfusion_mvn.linalg import cholesky, lower_triangle, symmetric_part
 
 import mxnet as mx
 import numpy as np
@@ -130,6 +132,28 @@ class Positive(Transformation):
         checks.check_positive(self._argument, value)
 
 
+class Simplex(Transformation):
+    """Positive numbers that sum to one along the last axis: y = exp(x) / sum exp(x)."""
+
+    def _forward(self, raw):
+        return namespace(raw).softmax(raw, axis=-1)
+
+    def _backward(self, array):
+        return namespace(array).log(array)
+
+    def _check(self, value):
+        checks.check_positive(self._argument, value)
+        total = value.sum(axis=-1)
+        wrong = np.abs(total - 1) > 1e3 * np.finfo(value.dtype).eps
+        if wrong.any():
+            checks.refuse(
+                self._argument,
+                f"numbers that sum to {total[wrong].flat[0]:.6g}",
+                "a sum of 1 along the last axis",
+                "Divide them by their sum.",
+            )
+
+
 class LowerCholesky(Transformation):
     """Lower triangular matrices (..., D, D) with a positive diagonal."""
 
@@ -153,6 +177,37 @@ class LowerCholesky(Transformation):
             )
 
 
+class CorrelationCholesky(Transformation):
+    """
+    Lower Cholesky factors (..., D, D) of correlation matrices: their rows have norm 1.
+
+    Row i of D is (s_i1, ..., s_i,i-1, 1) divided by its norm, which no size of s can turn into a singular factor. Its
+    log Jacobian is the sum of (i + 1) log L_ii. The diagonal of x has no say: a correlation matrix has no more than
+    D (D - 1) / 2 numbers. Its gradient is 0, so that adamax, which divides by it, fills the diagonal with NaN; the
+    factor is none the worse for it.
+    """
+
+    def _forward(self, raw):
+        F = namespace(raw)
+        rows = _with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
+        # Only for range: the rows are divided by their norm, so it needs no gradient.
+        largest = F.BlockGrad(F.max(F.abs(rows), axis=-1, keepdims=True))
+        rows = F.broadcast_div(rows, largest)
+        return F.broadcast_div(rows, F.sqrt(F.sum(F.square(rows), axis=-1, keepdims=True)))
+
+    def _backward(self, array):
+        F = namespace(array)
+        diagonal = F.linalg.extractdiag(array)
+        rows = F.broadcast_div(array, F.expand_dims(diagonal, axis=-1))
+        return _with_diagonal(F.zeros_like(diagonal), rows + F.swapaxes(rows, -1, -2))
+
+    def _check(self, value):
+        _check_matrix(self._argument, value)
+        defect = correlation_factor_defect(value)
+        if defect is not None:
+            checks.refuse(self._argument, *defect, "Use np.linalg.cholesky of a correlation matrix.")
+
+
 class PositiveDefinite(Transformation):
     """Symmetric positive definite matrices (..., D, D): C = L L^T of :class:`LowerCholesky`."""
 
@@ -166,6 +221,31 @@ class PositiveDefinite(Transformation):
     def _check(self, value):
         _check_matrix(self._argument, value)
         checks.check_symmetric(self._argument, value)
+
+
+def correlation_factor_defect(value):
+    """
+    What keeps matrices from being Cholesky factors of correlation matrices.
+
+    Norms may be off by sqrt(machine epsilon), as matrices may be asymmetric.
+
+    :param value: NumPy array (..., D, D).
+    :returns: None if nothing does; else what was found and what was expected, two strings.
+    """
+    diagonal = np.diagonal(value, axis1=-2, axis2=-1)
+    norms = np.sqrt(np.sum(np.square(value), axis=-1))
+    above = np.triu(value, 1)
+    tolerance = np.sqrt(np.finfo(value.dtype).eps)
+    # Written so that NaN is a defect, too.
+    for sound, found, where, expected in (
+        (above == 0, above, "at index {}, above the diagonal", "a lower triangular matrix"),
+        (diagonal > 0, diagonal, "at diagonal position {}", "a positive diagonal"),
+        (np.abs(norms - 1) <= tolerance, norms, "as the norm of row {}", "rows of norm 1"),
+    ):
+        if not sound.all():
+            index = tuple(int(i) for i in np.argwhere(~sound)[0])
+            return f"{found[index]:.6g} {where.format(index)}", expected
+    return None
 
 
 def _to_lower(raw):

@@ -4,7 +4,7 @@
 A new structure is one more row here, and every test of structures and of the Gaussian covers it.
 """
 
-from typing import Callable, NamedTuple
+from typing import Callable, Dict, NamedTuple, Optional
 
 from mxfusion_mvn import structures
 
@@ -16,7 +16,7 @@ LOW_RANK = 2
 
 class Case(NamedTuple):
     """
-    One structure.
+    One structure: the arguments of ``mxfusion_mvn.testing.check_structure``, where they are explained.
 
     ``arrays(rng, leading, dim)`` gives float64 NumPy parameters by name, ``build(**parameters)`` the structure from
     NDArrays or Symbols, and ``dense(**parameters)`` the covariance from NumPy arrays.
@@ -25,7 +25,10 @@ class Case(NamedTuple):
     arrays: Callable
     build: Callable
     dense: Callable
+    degrees: Dict[str, float]
+    invalid: Callable
     singular: bool = False
+    tangent: Optional[Callable] = None
 
 
 def _matrix(name):
@@ -72,15 +75,37 @@ def _correlation_tril(rng, leading, dim):
 
 def _deficient(rng, leading, dim):
     root = rng.normal(size=leading + (dim, max(1, dim - 2)))
-    return {"covariance": root @ np.swapaxes(root, -1, -2)}
+    return {"covariance": _square(root)}
+
+
+def _one_direction(rng, leading, dim):
+    return {"covariance": _square(rng.normal(size=leading + (dim, 1)))}
+
+
+def _mixed_ranks(rng, leading, dim):
+    """Of different rank within a batch, with only one distinct positive eigenvalue."""
+    basis = np.linalg.qr(rng.normal(size=leading + (dim, dim)))[0]
+    ranks = 1 + np.arange(np.prod(leading, dtype=int)).reshape(leading + (1,)) % dim
+    return {"covariance": oracles.symmetric(_square(basis * (np.arange(dim) < ranks)[..., None, :]))}
+
+
+def _within_support(rng, covariance):
+    """A symmetric direction that leaves the range of a covariance as it is."""
+    values, vectors = np.linalg.eigh(covariance)
+    projector = _square(vectors * (values > 1e-6 * values[..., -1:])[..., None, :])
+    return {"covariance": projector @ oracles.symmetric(rng.normal(size=covariance.shape)) @ projector}
+
+
+def _negative(*names):
+    return lambda **arrays: {name: -array if name in names else array for name, array in arrays.items()}
 
 
 def _square(matrix):
     return matrix @ np.swapaxes(matrix, -1, -2)
 
 
-def _diag(vector):
-    return vector[..., None] * np.eye(vector.shape[-1])
+def _diag(variances):
+    return variances[..., None] * np.eye(variances.shape[-1])
 
 
 def kron(left, right):
@@ -91,24 +116,48 @@ def kron(left, right):
 
 
 CASES = {
-    "dense": Case(_matrix("covariance"), structures.Dense, lambda covariance: covariance),
-    "cholesky": Case(_factor, structures.Cholesky, lambda scale_tril: _square(np.tril(scale_tril))),
-    "precision": Case(_matrix("precision"), structures.Precision, lambda precision: np.linalg.inv(precision)),
-    "diagonal": Case(_variances, structures.Diagonal, lambda variances: _diag(variances)),
+    "dense": Case(
+        _matrix("covariance"),
+        structures.Dense,
+        lambda covariance: covariance,
+        {"covariance": 1},
+        _negative("covariance"),
+    ),
+    "cholesky": Case(
+        _factor,
+        structures.Cholesky,
+        lambda scale_tril: _square(np.tril(scale_tril)),
+        {"scale_tril": 0.5},
+        lambda scale_tril: {"scale_tril": 0 * scale_tril},
+    ),
+    "precision": Case(
+        _matrix("precision"),
+        structures.Precision,
+        lambda precision: np.linalg.inv(precision),
+        {"precision": -1},
+        _negative("precision"),
+    ),
+    "diagonal": Case(_variances, structures.Diagonal, _diag, {"variances": 1}, _negative("variances")),
     "low rank": Case(
         _low_rank,
         lambda factor, diagonal: structures.LowRank(factor, diagonal, rank=LOW_RANK),
         lambda factor, diagonal: _square(factor) + _diag(diagonal),
+        {"factor": 0.5, "diagonal": 1},
+        _negative("diagonal"),
     ),
     "kronecker": Case(
         _two_sides,
         lambda row, column: structures.Kronecker(structures.Dense(row), structures.Precision(column)),
         lambda row, column: kron(row, np.linalg.inv(column)),
+        {"row": 1, "column": 0},
+        _negative("column"),
     ),
     "correlation": Case(
         _correlation,
         structures.ScaledCorrelation,
         lambda standard_deviations, correlation: _diag(standard_deviations) @ correlation @ _diag(standard_deviations),
+        {"standard_deviations": 0.5, "correlation": 0},
+        _negative("correlation"),
     ),
     "correlation factor": Case(
         _correlation_tril,
@@ -116,17 +165,42 @@ CASES = {
             standard_deviations, correlation_tril=correlation_tril
         ),
         lambda standard_deviations, correlation_tril: _square(_diag(standard_deviations) @ np.tril(correlation_tril)),
+        {"standard_deviations": 0.5, "correlation_tril": 0},
+        _negative("standard_deviations"),
     ),
     "singular": Case(
         _deficient,
         lambda covariance: structures.Singular(covariance, tolerance=1e-4),
         lambda covariance: covariance,
+        {"covariance": 1},
+        _negative("covariance"),
         singular=True,
+        tangent=_within_support,
+    ),
+    "singular of rank 1": Case(
+        _one_direction,
+        lambda covariance: structures.Singular(covariance, rank=1, tolerance=1e-4),
+        lambda covariance: covariance,
+        {"covariance": 1},
+        _negative("covariance"),
+        singular=True,
+        tangent=_within_support,
+    ),
+    "singular of mixed ranks": Case(
+        _mixed_ranks,
+        lambda covariance: structures.Singular(covariance, tolerance=1e-4),
+        lambda covariance: covariance,
+        {"covariance": 1},
+        _negative("covariance"),
+        singular=True,
+        tangent=_within_support,
     ),
     "singular of full rank": Case(
         _matrix("covariance"),
         lambda covariance: structures.Singular(covariance, tolerance=1e-4),
         lambda covariance: covariance,
+        {"covariance": 1},
+        _negative("covariance"),
     ),
 }
 REGULAR = [name for name, case in CASES.items() if not case.singular]

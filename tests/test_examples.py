@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.linalg import solve_discrete_are
 from tolerances import assert_close
 
 ROOT = Path(__file__).parent.parent
@@ -16,8 +17,13 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 def run_quickstart(folder, *arguments):
     """The finished process of examples/quickstart.py, whatever its exit status."""
+    return run_example("quickstart", folder, *arguments)
+
+
+def run_example(name, folder, *arguments):
+    """The finished process of an example, whatever its exit status."""
     return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / "quickstart.py"), *arguments],
+        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -105,3 +111,34 @@ def test_quickstart_fails_where_it_has_not_converged(tmp_path):
     assert process.returncode == 1
     assert "EXCEEDED" in process.stdout
     assert "The fit is not what it must be; try more --iterations." in process.stderr
+
+
+def test_policy_gradient_knows_its_optimum(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    import policy_gradient as example
+
+    root = np.sqrt(example.DISCOUNT)  # which takes the discount out of the Riccati equation
+    P = solve_discrete_are(root * example.A, root * example.B, example.Q, example.R)
+    curvature = example.R + example.DISCOUNT * example.B.T @ P @ example.B
+    gusts = example.DISCOUNT / (1 - example.DISCOUNT) * np.diag(example.GUSTS**2)
+    optimum = example.solve_control()
+    assert_close(optimum.covariance, example.TEMPERATURE / 2 * np.linalg.inv(curvature), rtol=1e-9)
+    assert_close(optimum.cost, np.trace(P @ (np.diag(example.START**2) + gusts)), rtol=1e-9)
+
+
+def test_policy_gradient_reaches_the_best_cost_and_covariance(tmp_path):
+    process = run_example("policy_gradient", tmp_path, "--seeds", "1", "--iterations", "50", "--output", "picture.png")
+    assert process.returncode == 0, process.stdout + process.stderr
+    _, _, _, *best = numbers_after("optimum", process.stdout)
+    _, ratio, closed_form_ratio, *learned, divergence = numbers_after("seed 1", process.stdout)
+    assert_close(ratio, closed_form_ratio, rtol=0.005)  # two ways to measure the same
+    assert 1 < closed_form_ratio <= 1.05
+    assert_close(learned, best[:-1], rtol=0.1)  # sd of both thrusters, and their correlation
+    assert 0 < divergence <= 0.02
+    assert (tmp_path / "picture.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_policy_gradient_fails_where_it_has_not_converged(tmp_path):
+    process = run_example("policy_gradient", tmp_path, "--seeds", "1", "--iterations", "3")
+    assert process.returncode == 1
+    assert "The policy is not what it must be; try more --iterations." in process.stderr

@@ -5,8 +5,9 @@ import copy
 import pickle
 from decimal import Decimal, localcontext
 
-from mxfusion_mvn import checks
+from mxfusion_mvn import MultivariateNormal, checks
 from mxfusion_mvn.transformations import (
+    CorrelationCholesky,
     LowerCholesky,
     Positive,
     PositiveDefinite,
@@ -24,7 +25,7 @@ from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, GradBasedInference
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
-TRANSFORMATIONS = {t.__name__: t for t in (Positive, LowerCholesky, PositiveDefinite)}
+TRANSFORMATIONS = {t.__name__: t for t in (Positive, LowerCholesky, PositiveDefinite, CorrelationCholesky)}
 MATRIX_TRANSFORMATIONS = {"LowerCholesky": LowerCholesky, "PositiveDefinite": PositiveDefinite}
 LEADING = [(), (2,), (3, 2)]
 DIMENSIONS = [1, 2, 5]
@@ -70,6 +71,10 @@ def expected_transform(name, raw):
     out = np.empty_like(raw)
     for index in np.ndindex(raw.shape[:-2]):
         x = raw[index]
+        if name == "CorrelationCholesky":
+            rows = np.tril((x + x.T) / 2, -1) + np.eye(len(x))
+            out[index] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            continue
         factor = np.tril((x + x.T) / 2, -1) + np.diag(np.logaddexp(0, np.diag(x)))
         out[index] = factor if name == "LowerCholesky" else factor @ factor.T
     return out
@@ -164,7 +169,7 @@ def test_softplus_of_inverse_is_as_good_as_the_raw_number_allows(dtype):
     assert (relative / (1 + np.abs(np.log(y.astype("float64"))))).max() < 2 * np.finfo(dtype).eps
 
 
-# All three
+# All of them
 
 
 @pytest.mark.parametrize("dim", DIMENSIONS)
@@ -231,6 +236,8 @@ def test_every_raw_entry_has_a_gradient_and_it_is_symmetric(name, rng):
 def test_round_trip(name, leading, dim, dtype, rng):
     transformation = TRANSFORMATIONS[name]()
     raw = symmetric(random_raw(rng, leading, dim, dtype))
+    if name == "CorrelationCholesky":
+        raw[..., range(dim), range(dim)] = 0  # which has no say
     value = transformation.transform(mx.nd.array(raw, dtype=dtype))
     back = transformation.inverseTransform(value)
     assert back.dtype == np.dtype(dtype)
@@ -251,6 +258,48 @@ def test_positive_definite_result_is_symmetric_to_the_bit(dtype, rng):
     raw = random_raw(rng, (3,), 17, dtype)
     got = PositiveDefinite().transform(mx.nd.array(raw, dtype=dtype)).asnumpy()
     np.testing.assert_array_equal(got, np.swapaxes(got, -1, -2))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e10, 1e30])
+def test_correlation_rows_have_norm_one_whatever_their_size(size, dtype, rng):
+    raw = size * random_raw(rng, (3,), 4, dtype)
+    got = CorrelationCholesky().transform(mx.nd.array(raw, dtype=dtype))
+    assert_close(mx.nd.norm(got, axis=-1), np.ones((3, 4)), rtol=4 * np.finfo(dtype).eps)
+    assert (mx.nd.linalg.extractdiag(got).asnumpy() > 0).all()
+    assert np.isfinite(gradient_of(CorrelationCholesky().transform, raw, rng.normal(size=raw.shape))).all()
+    if size == 1e10:  # at 1e30 the diagonal has float32 numbers only just: the round trip is exact until then
+        back = CorrelationCholesky().inverseTransform(got).asnumpy()
+        off = ~np.eye(4, dtype=bool)
+        np.testing.assert_allclose(back[:, off], symmetric(raw)[:, off], rtol=10 * np.finfo(dtype).eps)
+
+
+def test_the_diagonal_has_no_say_in_a_correlation(dtype, rng):
+    raw = symmetric(random_raw(rng, (2,), 4, dtype))
+    head = rng.normal(size=raw.shape)
+    value = CorrelationCholesky().transform(mx.nd.array(raw, dtype=dtype)).asnumpy()
+    gradient = gradient_of(CorrelationCholesky().transform, raw, head)
+    on, off = np.eye(4, dtype=bool), ~np.eye(4, dtype=bool)
+    assert (gradient[:, off] != 0).all()
+    assert (gradient[:, on] == 0).all()
+    np.testing.assert_array_equal(gradient, np.swapaxes(gradient, -1, -2))
+    raw[:, on] = np.nan  # what adamax leaves there
+    assert_close(CorrelationCholesky().transform(mx.nd.array(raw, dtype=dtype)), value, rtol=0)
+    np.testing.assert_array_equal(gradient_of(CorrelationCholesky().transform, raw, head), gradient)
+
+
+def test_the_jacobian_of_the_correlation_factor(rng):
+    """The log Jacobian that the docstring gives, from the numbers below the diagonal to those of the factor."""
+    below = np.tril_indices(4, -1)
+
+    def forward(x):
+        raw = np.zeros((4, 4))
+        raw[below] = 2 * x  # whose symmetric part is x
+        return CorrelationCholesky().transform(mx.nd.array(raw, dtype="float64")).asnumpy()
+
+    x = rng.normal(size=6)
+    jacobian = [(forward(x + e)[below] - forward(x - e)[below]) / 2e-6 for e in 1e-6 * np.eye(6)]
+    expected = np.sum(np.arange(2, 6) * np.log(np.diag(forward(x))))
+    np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("name", sorted(TRANSFORMATIONS))
@@ -306,7 +355,14 @@ _MATRICES = [
     ("vector", np.ones(3), r"got shape \(3,\); expected a matrix .*np.diag"),
     ("not square", np.ones((2, 3)), r"got shape \(2, 3\); expected square matrices"),
 ]
+_NOT_CORRELATIONS = [
+    ("full", np.array([[1.0, 0.0], [0.6, 0.8]]).T, r"got 0.6 at index \(0, 1\), above the diagonal; expected a lower"),
+    ("zero", np.diag([1.0, 0.0]), r"got 0 at diagonal position \(1,\); expected a positive diagonal"),
+    ("negative", np.array([np.eye(2), np.diag([1.0, -1.0])]), r"got -1 at diagonal position \(1, 1\)"),
+    ("covariance", np.diag([1.0, 2.0]), r"got 2 as the norm of row \(1,\); expected rows of norm 1. Use np.linalg"),
+]
 REFUSED = {
+    "CorrelationCholesky": _EVERYWHERE + _MATRICES + _NOT_CORRELATIONS,
     "Positive": _EVERYWHERE
     + [
         (
@@ -479,3 +535,19 @@ def test_maximum_likelihood_covariance(data):
     inference.run(learning_rate=0.02, max_iter=600, Y=data)
     value = data.asnumpy().astype("float64")
     assert_close(inference.params[model.C], value.T @ value / len(value), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimizer_keeps_the_factor_of_a_correlation(optimizer, data):
+    initial = np.linalg.cholesky(np.eye(3) / 2 + 0.5)
+    model = Model()
+    model.N = Variable()
+    model.L = Variable(shape=(3, 3), transformation=CorrelationCholesky(), initial_value=mx.nd.array(initial))
+    model.Y = MultivariateNormal(scale_tril=model.L, shape=(model.N, 3))
+    inference = host_inference(model)
+    inference.run(optimizer=optimizer, learning_rate=LEARNING_RATES.get(optimizer, 0.02), max_iter=20, Y=data)
+    got = inference.params[model.L].asnumpy()
+    assert np.abs(got - initial).max() > 1e-6
+    assert_close(np.linalg.norm(got, axis=-1), np.ones(3), rtol=1e-6)
+    assert (np.diagonal(got) > 0).all()
+    assert (np.triu(got, 1) == 0).all()

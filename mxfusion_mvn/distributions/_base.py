@@ -7,6 +7,7 @@ that are already aligned: (S or 1, B..., event), all with the same number of bat
 
 import inspect
 import numbers
+from typing import Dict, Tuple
 
 from mxfusion_mvn.axes import align_samples
 from mxfusion_mvn.distributions import _inputs
@@ -36,7 +37,9 @@ class VectorDistribution(Distribution):
     """
 
     # The event axes of each array, a letter for each size: equal letters are equal sizes.
-    EVENT = {"random_variable": "D"}
+    EVENT: Dict[str, str] = {"random_variable": "D"}
+    # What a copy takes over: the host makes copies without calling __init__.
+    ATTRIBUTES: Tuple[str, ...] = ("_on_failure",)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -72,7 +75,8 @@ class VectorDistribution(Distribution):
         :returns: a distribution of the same class.
         """
         replica = super().replicate_self(attribute_map)
-        replica._on_failure = self._on_failure
+        for attribute in self.ATTRIBUTES:
+            setattr(replica, attribute, getattr(self, attribute))
         return replica
 
     @classmethod
@@ -126,9 +130,7 @@ class VectorDistribution(Distribution):
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
         :returns: NDArray (S or 1, B...).
         """
-        arrays = self._collect(self.inputs + self.outputs, variables)
-        self._check_sizes(arrays, arrays["random_variable"].shape)
-        log_pdf = self.log_pdf_impl(F=F, **align_samples(arrays, self._event_axes()))
+        log_pdf = self.log_pdf_impl(F=F, **self._arrays(self.inputs + self.outputs, variables))
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -158,6 +160,12 @@ class VectorDistribution(Distribution):
 
     def _event_axes(self):
         return {name: len(letters) for name, letters in self.EVENT.items()}
+
+    def _arrays(self, edges, variables):
+        """Inputs and random variable by name, aligned: (S or 1, B..., event)."""
+        arrays = self._collect(edges, variables)
+        self._check_sizes(arrays, arrays["random_variable"].shape)
+        return align_samples(arrays, self._event_axes())
 
     def _collect(self, edges, variables):
         arrays = {name: variables[variable.uuid] for name, variable in edges}
@@ -192,12 +200,36 @@ class VectorDistribution(Distribution):
     def _sizes(self, shape):
         """The size of each letter of EVENT that the shape of the random variable settles."""
         letters = self.EVENT["random_variable"]
-        return dict(zip(letters, shape[-len(letters) :]))
+        return {"1": 1, **dict(zip(letters, shape[-len(letters) :]))}
 
     def _normal_noise(self, shape, like):
         """Standard normals of a shape, from the factor's own generator, in the dtype and context of an array."""
         ctx = like.context if self.ctx is None else self.ctx
         return self._rand_gen.sample_normal(shape=shape, dtype=like.dtype, ctx=ctx)
+
+    def _gamma_noise(self, alpha):
+        """Gamma(alpha, 1) draws, one for each entry of alpha, from the factor's own generator, without gradients."""
+        alpha = mx.nd.BlockGrad(alpha)
+        drawn = self._rand_gen.sample_gamma(
+            alpha=alpha, beta=mx.nd.ones_like(alpha), shape=1, dtype=alpha.dtype, ctx=alpha.context
+        )
+        return drawn.reshape(alpha.shape)
+
+    def _refuse_gradient(self, name, array):
+        """Refuse to draw where a gradient would have to pass through MXNet's gamma draws, which give a silent zero."""
+        if autograd.is_recording() and _is_differentiated(array):
+            raise InferenceError(
+                f"`{self._full_name(name)}`: its gradient was asked for; expected a constant, for MXNet's gamma draws "
+                "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
+            )
+
+    def _check_positive(self, name, array):
+        value = array.asnumpy()
+        if not (value > 0).all():
+            raise InferenceError(
+                f"`{self._full_name(name)}`: got {value.min():.6g}; expected positive numbers. If it is learned, "
+                "declare it as Variable(..., transformation=Positive())."
+            )
 
     def _policy(self):
         """What to do about a failed factorisation: by default nothing while training, which would have to wait."""
@@ -218,9 +250,22 @@ class VectorDistribution(Distribution):
 
     def _check_fits(self, shape):
         sizes = self._sizes(shape)
-        batch = shape[: len(shape) - len(sizes)]
+        batch = shape[: len(shape) - len(self.EVENT["random_variable"])]
         for name, variable in self.inputs:
-            _inputs.check_fits(name, variable, shape, batch, [sizes.get(letter) for letter in self.EVENT[name]])
+            letters = self.EVENT[name]
+            _inputs.check_fits(name, variable, shape, batch, [sizes.get(letter, letter) for letter in letters])
+            for letter, size in zip(reversed(letters), reversed(variable.shape)):
+                if size != 1:  # the first input settles what the random variable does not, such as K
+                    sizes.setdefault(letter, size)
+
+
+def _is_differentiated(array):
+    """Whether autograd has recorded how an array came about, so that a backward pass would reach it."""
+    try:
+        autograd.get_symbol(array)
+    except mx.base.MXNetError:
+        return False
+    return True
 
 
 def _bits(dtype):

@@ -47,8 +47,8 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
     if array is None and value.type == VariableType.FUNCVAR:
         return value  # the host gives function outputs the shape (1,), whatever they are
     shape = value.shape if array is None else array.shape
-    if len(letters) == 2:
-        checks.check_matrix(name, shape, square=letters[0] == letters[1])
+    if len(letters) > 1:
+        checks.check_matrix(name, shape, square=letters[-1] == letters[-2])
     if array is None:
         return value
     checks.check_finite(name, array.asnumpy())
@@ -94,14 +94,14 @@ def check_fits(name, variable, shape, batch, event):
     :param variable: the input, a Variable.
     :param shape: the shape of the random variable, for the message.
     :param batch: the batch axes of the random variable, a tuple.
-    :param event: the sizes that the event axes of the input must have, None where any will do.
-    :raises ModelSpecificationError: if a size differs that is not 1, or the input has more batch axes.
+    :param event: the sizes that the event axes of the input must have, a letter where any will do.
+    :raises ModelSpecificationError: if a size differs that is not 1, an event axis is missing, or the input has more
+        batch axes.
     """
     if variable.type == VariableType.FUNCVAR:
         return
-    got = variable.shape
-    expected = batch + tuple(size if wanted is None else wanted for size, wanted in zip(got[-len(event) :], event))
-    if len(got) > len(expected) or not all(
+    got, expected = variable.shape, batch + tuple(event)
+    if not len(event) <= len(got) <= len(expected) or not all(
         _compatible(mine, wanted) for mine, wanted in zip(reversed(got), reversed(expected))
     ):
         checks.refuse(
@@ -109,12 +109,12 @@ def check_fits(name, variable, shape, batch, event):
             f"shape {checks.show_shape(got)}",
             f"{checks.show_shape(expected)}, or what broadcasts to it, for a random variable of shape "
             f"{checks.show_shape(shape)}",
-            "Leading axes are batch axes and may be left out or be 1.",
+            "Leading axes are batch axes and may be left out; any axis may be 1.",
         )
 
 
 def _compatible(size, wanted):
-    if isinstance(size, Variable) or isinstance(wanted, Variable):
+    if isinstance(size, Variable) or isinstance(wanted, (Variable, str)):
         return True
     return size in (1, wanted)
 

@@ -7,6 +7,10 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.missing import PartlyObserved
+
+import numpy as np
+from mxfusion.common.exceptions import InferenceError
 
 
 class MultivariateNormal(VectorDistribution):
@@ -31,6 +35,8 @@ class MultivariateNormal(VectorDistribution):
     :param scale_tril: L with L L^T = Sigma, likewise; only the lower triangle is read.
     :param shape: tuple (B..., D) of integers and Variables. With it the random Variable is declared and returned,
         without it the factor, for ``set_prior``.
+    :param missing: whether NaN in observed data means a missing entry. It is summed out exactly, with one factorisation
+        for each distinct pattern of missing entries; :class:`~mxfusion_mvn.missing.PartlyObserved` fills them in.
     :param on_failure: an :class:`~mxfusion_mvn.OnFailure` to apply at every evaluation, training included, which then
         waits for each factorisation. A constant is checked here all the same.
     :param rand_gen: the random generator, MXFusion's own if None.
@@ -39,6 +45,7 @@ class MultivariateNormal(VectorDistribution):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
+    ATTRIBUTES = ("_on_failure", "_missing")
     EVENT = {"random_variable": "D", "mean": "D", "covariance": "DD", "precision": "DD", "scale_tril": "DD"}
 
     def __init__(
@@ -48,6 +55,7 @@ class MultivariateNormal(VectorDistribution):
         precision=None,
         scale_tril=None,
         shape=None,
+        missing=False,
         *,
         on_failure=None,
         rand_gen=None,
@@ -59,6 +67,7 @@ class MultivariateNormal(VectorDistribution):
         form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
         matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
         super().__init__([("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+        self._missing = missing
 
     @property
     def form(self):
@@ -76,8 +85,18 @@ class MultivariateNormal(VectorDistribution):
         :returns: NDArray (S or 1, B...).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
         """
-        structure = self._structure(matrix[self.form], random_variable.shape[-1])
-        return Gaussian(mean, structure).log_pdf(random_variable)
+        gaussian = Gaussian(mean, self._structure(matrix[self.form], random_variable.shape[-1]))
+        # Draws of a latent variable have nothing missing, and would only be waited for.
+        if self._missing and random_variable.shape[0] == 1:
+            observed = random_variable.reshape(random_variable.shape[1:])
+            return PartlyObserved(gaussian, observed, self._policy(), self._full_name(self.form)).log_pdf()
+        try:
+            return gaussian.log_pdf(random_variable)
+        finally:
+            # NaN in the data is worth more to know than the NaN it made of a learned matrix. But MXNet raises an old
+            # failure at whatever is read first, and the factorisation reports it better.
+            if self._policy() is not None:
+                self._refuse_nan(random_variable)
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -94,6 +113,15 @@ class MultivariateNormal(VectorDistribution):
         structure = self._structure(matrix[self.form], rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
         return Gaussian(mean, structure).draw_samples(noise=noise)
+
+    def _refuse_nan(self, random_variable):
+        bad = np.argwhere(np.isnan(random_variable.asnumpy()))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0][1:])
+            raise InferenceError(
+                f"`{self.outputs[0][1].name}` is nan at index {index}; expected numbers. Declare it with missing=True "
+                "if these entries of the data are missing; if it is learned, use a smaller learning rate."
+            )
 
     def _structure(self, matrix, dim):
         return _forms.structure(self.form, matrix, dim, self._policy(), self._full_name(self.form))

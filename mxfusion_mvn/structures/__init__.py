@@ -12,6 +12,7 @@ structure              covariance                                  a log density
 ``Kronecker``          R x C, each side a structure                that of its sides
 ``ScaledCorrelation``  diag(s) R diag(s)                           D^3, once per matrix
 ``Singular``           Sigma, positive semi-definite               D^3, once per matrix
+``Shared``             one for all rows, declared for Symbols      that of what is shared
 =====================  ==========================================  ===========================
 
 Each meets the protocol of :class:`Structure`; nothing else of the package needs to know which one it has.
@@ -24,6 +25,7 @@ from mxfusion_mvn.structures.kronecker import Kronecker
 from mxfusion_mvn.structures.low_rank import LowRank
 from mxfusion_mvn.structures.precision import Precision
 from mxfusion_mvn.structures.scaled_correlation import ScaledCorrelation
+from mxfusion_mvn.structures.shared import Shared
 from mxfusion_mvn.structures.singular import Singular
 from mxfusion_mvn.structures.structure import RowMap, Structure
 
@@ -36,6 +38,7 @@ __all__ = [
     "Precision",
     "RowMap",
     "ScaledCorrelation",
+    "Shared",
     "Singular",
     "Structure",
 ]

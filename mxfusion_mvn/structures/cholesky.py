@@ -10,18 +10,27 @@ class Cholesky(Structure):
     Sigma = L L^T.
 
     :param scale_tril: L (B'..., D, D). Only its lower triangle is read; its diagonal may have any sign but not be 0.
+    :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.refinement` or None, called when
+        Sigma = L K K^T L^T is needed to more digits than L L^T has.
     """
 
-    def __init__(self, scale_tril):
+    def __init__(self, scale_tril, refine=None):
         self.scale_tril = scale_tril
+        self._refine = refine
 
+    @computed_once
+    def _second(self):
+        return self._refine() if self._refine else None
+
+    @computed_once
     def root(self):
         """L with zeros above the diagonal, (B'..., D, D)."""
         return linalg.lower_triangle(self.scale_tril)
 
     def whitening(self):
-        """L^-1, by substitution."""
-        return RowMap(linalg.solve_lower, self.scale_tril)
+        """L^-1, by substitution; where there is a K, K^-1 L^-1."""
+        first, second = RowMap(linalg.solve_lower, self.scale_tril), self._second()
+        return first if second is None else first.then(RowMap(linalg.solve_lower, second))
 
     def coloring(self):
         """L."""
@@ -29,5 +38,14 @@ class Cholesky(Structure):
 
     @computed_once
     def log_det(self):
-        """2 sum log |L_ii|, (B'...)."""
-        return 2 * linalg.log_abs_det(self.scale_tril)
+        """2 sum log |L_ii|, (B'...), and as much of K."""
+        log_det, second = linalg.log_abs_det(self.scale_tril), self._second()
+        return 2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
+
+    def template(self):
+        """The diagonal of L, (B'..., D)."""
+        return linalg.diagonal(self.scale_tril)
+
+    def dim(self):
+        """D."""
+        return linalg.size(self.scale_tril)

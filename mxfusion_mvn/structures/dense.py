@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A covariance held as it is: Sigma, factored once, when the factor is first needed."""
 
+from functools import partial
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.failure import RAISE, factor
+from mxfusion_mvn.refinement import refinement
 from mxfusion_mvn.structures.cholesky import Cholesky
 from mxfusion_mvn.structures.structure import Structure, computed_once
 
@@ -24,7 +27,8 @@ class Dense(Structure):
     @computed_once
     def factored(self):
         """The same covariance by its Cholesky factor, a :class:`Cholesky`."""
-        return Cholesky(factor(self.covariance, self.on_failure, self.name))
+        tril = factor(self.covariance, self.on_failure, self.name)
+        return Cholesky(tril, partial(refinement, self.covariance, tril) if self.on_failure and self.refine else None)
 
     def root(self):
         """L with L L^T = Sigma, (B'..., D, D)."""
@@ -49,3 +53,7 @@ class Dense(Structure):
     def variance(self):
         """The diagonal, (B'..., D)."""
         return linalg.diagonal(self.covariance)
+
+    def dim(self):
+        """D."""
+        return linalg.size(self.covariance)

@@ -18,12 +18,11 @@ class Diagonal(Structure):
 
     @computed_once
     def _deviations(self):
-        F = namespace(self.variances)
-        return F.expand_dims(F.sqrt(self.variances), axis=-2)
+        return namespace(self.variances).sqrt(self.variances)
 
     def root(self):
         """diag(sqrt v), (B'..., D, D)."""
-        return linalg.from_diagonal(namespace(self.variances).sqrt(self.variances))
+        return linalg.from_diagonal(self._deviations())
 
     def dense(self):
         """diag(v), (B'..., D, D)."""
@@ -31,12 +30,13 @@ class Diagonal(Structure):
 
     def whitening(self):
         """Division by sqrt v."""
-        return RowMap(lambda deviations, rows: namespace(rows).broadcast_div(rows, deviations), self._deviations())
+        return RowMap(linalg.divide_entries, linalg.as_row(self._deviations()))
 
     def coloring(self):
         """Multiplication by sqrt v."""
-        return RowMap(lambda deviations, rows: namespace(rows).broadcast_mul(rows, deviations), self._deviations())
+        return RowMap(linalg.multiply_entries, linalg.as_row(self._deviations()))
 
+    @computed_once
     def log_det(self):
         """Sum of log v, (B'...)."""
         F = namespace(self.variances)
@@ -60,7 +60,10 @@ class Diagonal(Structure):
 
     def condition(self, given, rest):
         """The marginal of the rest; the regression is zero."""
-        rest_of = linalg.take(self.variances, rest, axis=-1)
-        given_of = linalg.take(self.variances, given, axis=-1)
-        zero = linalg.outer(rest_of, given_of) * 0
-        return RowMap(linalg.multiply, zero), Diagonal(rest_of)
+        variances = linalg.take(self.variances, rest, axis=-1)
+        return RowMap(_zero, linalg.as_row(variances)), Diagonal(variances)
+
+
+def _zero(example, rows):
+    F = namespace(rows)
+    return F.broadcast_mul(F.zeros_like(F.sum(rows, axis=-1, keepdims=True)), F.ones_like(example))

@@ -7,8 +7,9 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import add, namespace, size_of_last
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.axes import add, namespace
+from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.structures.structure import RowMap, Structure
 
 import mxnet as mx
 
@@ -24,6 +25,8 @@ class Kronecker(Structure):
     def __init__(self, row, column):
         self.row = row
         self.column = column
+        # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.
+        self.on_failure = column.on_failure if row.on_failure is RAISE else row.on_failure
 
     def root(self):
         """Kronecker product of the roots, (B'..., D, E)."""
@@ -35,44 +38,49 @@ class Kronecker(Structure):
 
     def whitening(self):
         """X -> W_R X W_C^T."""
-        return self._both(self.row.whitening(), self.column.whitening(), self._template())
+        return self._both(self.row.whitening(), self.column.whitening(), self._example())
 
     def coloring(self):
         """noise -> A_R noise A_C^T."""
-        return self._both(self.row.coloring(), self.column.coloring(), self._noise_template())
+        return self._both(self.row.coloring(), self.column.coloring(), self._noise_example())
 
-    @computed_once
     def log_det(self):
         """m log det R + n log det C, (B'...)."""
-        rows, columns = size_of_last(self.row.variance()), size_of_last(self.column.variance())
-        return add(self.row.log_det() * columns, self.column.log_det() * rows)
+        return add(self.row.log_det() * self.column.dim(), self.column.log_det() * self.row.dim())
 
     def variance(self):
         """Products of the variances, (B'..., D)."""
-        return linalg.flatten(self._template())
+        return linalg.flatten(linalg.outer(self.row.variance(), self.column.variance()))
 
     def inverse_diagonal(self):
         """Products of the diagonals of the inverses, (B'..., D)."""
         return linalg.flatten(linalg.outer(self.row.inverse_diagonal(), self.column.inverse_diagonal()))
 
+    def template(self):
+        """Outer products of those of the sides, (..., D)."""
+        return linalg.flatten(self._example())
+
+    def dim(self):
+        """n m."""
+        return self.row.dim() * self.column.dim()
+
     def noise_size(self, dim):
         """The product of what the two sides take."""
-        rows, columns = self.row.variance().shape[-1], self.column.variance().shape[-1]
-        return self.row.noise_size(rows) * self.column.noise_size(columns)
+        return self.row.noise_size(self.row.dim()) * self.column.noise_size(self.column.dim())
 
-    def _template(self):
-        """An array (B'..., n, m): Symbols can only be given a shape by example."""
-        return linalg.outer(self.row.variance(), self.column.variance())
+    def _example(self):
+        """An array (..., n, m): Symbols can only be given a shape by example."""
+        return linalg.outer(self.row.template(), self.column.template())
 
-    def _noise_template(self):
+    def _noise_example(self):
         """An array (..., E_R, E_C), the sizes of the noise of both sides; on Symbols n and m."""
-        template = self._template()
-        if namespace(template) is mx.sym:
-            return template
-        sizes = (side.noise_size(side.variance().shape[-1]) for side in (self.row, self.column))
-        return mx.nd.zeros((1,) * (template.ndim - 2) + tuple(sizes), ctx=template.context, dtype=template.dtype)
+        example = self._example()
+        if namespace(example) is mx.sym:
+            return example
+        sizes = tuple(side.noise_size(side.dim()) for side in (self.row, self.column))
+        return mx.nd.zeros(sizes, ctx=example.context, dtype=example.dtype)
 
-    def _both(self, row, column, template):
+    def _both(self, row, column, example):
         split = len(row.arrays)
 
         def kernel(*arguments):
@@ -82,4 +90,4 @@ class Kronecker(Structure):
             matrices = linalg.on_last_axis(lambda x: row.kernel(*arrays[:split], x), linalg.transpose(matrices))
             return linalg.flatten(linalg.transpose(matrices))
 
-        return RowMap(kernel, *row.arrays, *column.arrays, template)
+        return RowMap(kernel, *row.arrays, *column.arrays, example)

@@ -5,13 +5,16 @@ With V = diag(d)^-1/2 W, C = I + V^T V = L L^T and y = diag(d)^-1/2 r::
 
     a = C^-1 V^T y        r^T Sigma^-1 r = |y - V a|^2 + |a|^2        log det Sigma = sum log d + 2 sum log L_ii
 
-Both squares are positive. The usual |y|^2 - |L^-1 V^T y|^2 is the same number as a difference, and in float32 comes out
-negative for small d. One step of refinement makes a good to the last digits.
+Both squares are positive. The usual |y|^2 - |L^-1 V^T y|^2 is the same number as a difference, and in float32 comes
+out negative for small d. One step of refinement makes a good to the last digits. With d far below W W^T the remainder
+y - V a = d^-1/2 (r - W a) would still be mostly rounding, so W a is subtracted in parts whose products are exact.
 """
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.axes import add, broadcast_leading, multiply, namespace
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+
+import mxnet as mx
 
 
 class LowRank(Structure):
@@ -34,7 +37,12 @@ class LowRank(Structure):
         F = namespace(self.factor)
         deviations = F.sqrt(self.diagonal)
         scaled = linalg.scale_rows(self.factor, 1 / deviations)
-        return F.expand_dims(deviations, axis=-2), scaled, linalg.ridge_factor(scaled)
+        return linalg.as_row(deviations), scaled, linalg.ridge_factor(scaled)
+
+    @computed_once
+    def _parts(self):
+        """W as a sum, twice (B'..., D, r)."""
+        return linalg.split(self.factor)
 
     def root(self):
         """[W, diag(sqrt d)], (B'..., D, r + D)."""
@@ -48,7 +56,7 @@ class LowRank(Structure):
 
     def whitening(self):
         """r -> [y - V a, a]."""
-        return RowMap(_whiten, *self._scaled())
+        return RowMap(_whiten, *self._scaled(), *self._parts())
 
     def coloring(self):
         """[noise_r, noise_D] -> W noise_r + sqrt(d) noise_D."""
@@ -66,11 +74,22 @@ class LowRank(Structure):
         return add(F.sum(F.square(self.factor), axis=-1), self.diagonal)
 
     def inverse_diagonal(self):
-        """(1 - |L^-1 V_i|^2) / d_i, with V_i the rows of V, (B'..., D)."""
+        """
+        (1 - |L^-1 V_i|^2) / d_i, with V_i the rows of V, (B'..., D).
+
+        It loses digits in an entry that W alone explains, with a leverage |L^-1 V_i|^2 near one. There are at most r
+        of them; where they could be most of the entries, whitened unit vectors cost no more and lose nothing.
+        """
         _, scaled, ridge = self._scaled()
+        if namespace(scaled) is mx.nd and scaled.shape[-2] <= 4 * scaled.shape[-1]:
+            return super().inverse_diagonal()
         F = namespace(scaled)
         leverage = F.sum(F.square(linalg.solve_lower(ridge, scaled)), axis=-1)
         return multiply(1 - leverage, 1 / self.diagonal)
+
+    def template(self):
+        """d, (B'..., D)."""
+        return self.diagonal
 
     def diagonal_and_root(self):
         """(d, W)."""
@@ -94,22 +113,28 @@ class LowRank(Structure):
         return self._columns() + dim
 
     def _columns(self):
-        return self.factor.shape[-1] if self._rank is None else self._rank
+        if self._rank is not None:
+            return self._rank
+        if namespace(self.factor) is mx.sym:
+            raise ValueError(
+                "`rank`: got None for Symbols, which have no shape; expected the number of columns of the factor. "
+                "Pass LowRank(factor, diagonal, rank=...)."
+            )
+        return self.factor.shape[-1]
 
     def _color(self, deviations, factor, rows):
         F = namespace(rows)
         common = F.slice_axis(rows, axis=-1, begin=0, end=self._columns())
         own = F.slice_axis(rows, axis=-1, begin=self._columns(), end=None)
-        return F.broadcast_add(linalg.multiply(factor, common), F.broadcast_mul(own, deviations))
+        return linalg.multiply(factor, common) + linalg.multiply_entries(deviations, own)
 
 
-def _whiten(deviations, scaled, ridge, rows):
-    F = namespace(rows)
-    standardised = F.broadcast_div(rows, deviations)
-    coefficients, remainder = linalg.ridge_split(scaled, ridge, standardised)
-    return F.concat(remainder, coefficients, dim=-1)
+def _whiten(deviations, scaled, ridge, leading, rest, rows):
+    coefficients = linalg.ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
+    remainder = linalg.divide_entries(deviations, linalg.subtract_product(leading, rest, coefficients, rows))
+    return namespace(rows).concat(remainder, coefficients, dim=-1)
 
 
 def _regress(deviations, scaled, ridge, loadings, rows):
-    coefficients, _ = linalg.ridge_split(scaled, ridge, namespace(rows).broadcast_div(rows, deviations))
+    coefficients = linalg.ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
     return linalg.multiply(loadings, coefficients)

@@ -9,8 +9,9 @@ Conditionals are blocks of P: b given a has precision P_bb and mean shift -P_bb^
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import complement, size_of_last
+from mxfusion_mvn.axes import complement
 from mxfusion_mvn.failure import RAISE, factor
+from mxfusion_mvn.refinement import refinement
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 
@@ -33,14 +34,20 @@ class Precision(Structure):
         """L with L L^T = P, (B'..., D, D)."""
         return factor(self.precision, self.on_failure, self.name)
 
+    @computed_once
     def root(self):
         """L^-T, (B'..., D, D)."""
-        identity = linalg.identity_like(linalg.diagonal(self.precision))
+        identity = linalg.identity_like(self.template())
         return linalg.transpose(linalg.solve_upper(self.factor(), identity))
 
+    @computed_once
+    def _second(self):
+        return refinement(self.precision, self.factor()) if self.on_failure and self.refine else None
+
     def whitening(self):
-        """L^T."""
-        return RowMap(linalg.multiply_upper, self.factor())
+        """L^T; where there is a K of :mod:`mxfusion_mvn.refinement`, K^T L^T."""
+        first, second = RowMap(linalg.multiply_upper, self.factor()), self._second()
+        return first if second is None else first.then(RowMap(linalg.multiply_upper, second))
 
     def coloring(self):
         """L^-T, by substitution."""
@@ -48,38 +55,40 @@ class Precision(Structure):
 
     @computed_once
     def log_det(self):
-        """-2 sum log L_ii, (B'...)."""
-        return -2 * linalg.log_abs_det(self.factor())
+        """-2 sum log L_ii, (B'...), and as much of K."""
+        log_det, second = linalg.log_abs_det(self.factor()), self._second()
+        return -2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
 
-    def rank(self):
-        """D, as an integer for NDArrays and (B'...) for Symbols."""
-        return size_of_last(linalg.diagonal(self.precision))
+    def template(self):
+        """The diagonal of P, (B'..., D)."""
+        return linalg.diagonal(self.precision)
 
     def dim(self):
-        """D, an integer, for NDArrays."""
-        return self.precision.shape[-1]
+        """D."""
+        return linalg.size(self.precision)
 
     def inverse_diagonal(self):
         """The diagonal of P, (B'..., D)."""
         return linalg.diagonal(self.precision)
 
     def marginal(self, index, rest=None):
-        """A Precision: the Schur complement of P, from the factor of P in the order rest, index."""
+        """A Precision: the Schur complement of P."""
         if rest is None:
             rest = complement(index, self.dim())
         if not rest:
-            return Precision(self._block(index, index))
-        order = list(rest) + list(index)
-        kept = linalg.blocks(linalg.cholesky(self._block(order, order)), len(rest))[2]
-        return Precision(linalg.outer_square(kept))
+            return self._block(index)
+        # The last block of the factor of P, in the order rest, index, is that of the Schur complement.
+        kept = linalg.blocks(self._block(list(rest) + list(index)).factor(), len(rest))[2]
+        return Precision(linalg.outer_square(kept), self.on_failure, self.name)
 
     def condition(self, given, rest):
         """A Precision: the block P_bb."""
-        block = self._block(rest, rest)
-        return RowMap(_regress, linalg.cholesky(block), self._block(rest, given)), Precision(block)
+        remaining = self._block(rest)
+        cross = linalg.submatrix(self.precision, rest, given)
+        return RowMap(_regress, remaining.factor(), cross), remaining
 
-    def _block(self, rows, columns):
-        return linalg.take(linalg.take(self.precision, rows, axis=-2), columns, axis=-1)
+    def _block(self, index):
+        return Precision(linalg.submatrix(self.precision, index, index), self.on_failure, self.name)
 
 
 def _regress(factor, cross, rows):

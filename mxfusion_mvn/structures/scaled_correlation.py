@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard deviations and a correlation: Sigma = diag(s) R diag(s)."""
+"""Standard deviations and a correlation: Sigma = diag(s) R diag(s).
+
+The two stay apart, so that one correlation, factored once, serves any number of rows of standard deviations.
+"""
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.failure import RAISE, factor
+from mxfusion_mvn.axes import add, multiply, namespace
+from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.structures.cholesky import Cholesky
-from mxfusion_mvn.structures.structure import Structure, computed_once
+from mxfusion_mvn.structures.dense import Dense
+from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 
 class ScaledCorrelation(Structure):
@@ -24,42 +29,51 @@ class ScaledCorrelation(Structure):
     ):
         if (correlation is None) == (correlation_tril is None):
             raise ValueError(
-                "`correlation` and `correlation_tril`: expected exactly one of them. Pass the one you have."
+                f"`correlation` and `correlation_tril`: got {'neither' if correlation is None else 'both'}; expected "
+                "exactly one of them. Pass the one you have."
             )
         self.standard_deviations = standard_deviations
-        self.correlation = correlation
-        self.correlation_tril = correlation_tril
+        self.correlation = Cholesky(correlation_tril) if correlation is None else Dense(correlation, on_failure, name)
         self.on_failure = on_failure
         self.name = name
 
-    @computed_once
-    def factored(self):
-        """The same covariance by its Cholesky factor diag(s) L, a :class:`Cholesky`."""
-        tril = self.correlation_tril
-        if tril is None:
-            tril = factor(self.correlation, self.on_failure, self.name)
-        return Cholesky(linalg.scale_rows(tril, self.standard_deviations))
-
     def root(self):
         """diag(s) L, (B'..., D, D)."""
-        return self.factored().root()
+        return linalg.scale_rows(self.correlation.root(), self.standard_deviations)
+
+    def dense(self):
+        """diag(s) R diag(s), (B'..., D, D)."""
+        scaled = linalg.scale_rows(self.correlation.dense(), self.standard_deviations)
+        return multiply(scaled, linalg.as_row(self.standard_deviations))
+
+    def variance(self):
+        """The squares of s times the diagonal of R, which should be one, (B'..., D)."""
+        return multiply(
+            namespace(self.standard_deviations).square(self.standard_deviations), self.correlation.variance()
+        )
 
     def whitening(self):
         """L^-1 diag(s)^-1, by substitution."""
-        return self.factored().whitening()
+        return RowMap(linalg.divide_entries, linalg.as_row(self.standard_deviations)).then(self.correlation.whitening())
 
     def coloring(self):
         """diag(s) L."""
-        return self.factored().coloring()
+        return self.correlation.coloring().then(
+            RowMap(linalg.multiply_entries, linalg.as_row(self.standard_deviations))
+        )
 
+    @computed_once
     def log_det(self):
         """2 sum log s_i + 2 sum log L_ii, (B'...)."""
-        return self.factored().log_det()
+        F = namespace(self.standard_deviations)
+        return add(2 * F.sum(F.log(self.standard_deviations), axis=-1), self.correlation.log_det())
+
+    def template(self):
+        """s, (B'..., D)."""
+        return self.standard_deviations
 
     def marginal(self, index, rest=None):
         """A ScaledCorrelation."""
-        correlation = self.correlation
-        if correlation is None:
-            correlation = linalg.outer_square(linalg.lower_triangle(self.correlation_tril))
-        block = linalg.take(linalg.take(correlation, index, axis=-1), index, axis=-2)
-        return ScaledCorrelation(linalg.take(self.standard_deviations, index, axis=-1), block)
+        deviations = linalg.take(self.standard_deviations, index, axis=-1)
+        correlation = linalg.submatrix(self.correlation.dense(), index, index)
+        return ScaledCorrelation(deviations, correlation, on_failure=self.on_failure, name=self.name)

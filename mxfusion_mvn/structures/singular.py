@@ -12,7 +12,7 @@ coincide, which those of an eigenvalue routine are not.
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import add, namespace
+from mxfusion_mvn.axes import namespace
 from mxfusion_mvn.checks import at_index
 from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
@@ -29,14 +29,19 @@ class Singular(Structure):
     Sigma, symmetric positive semi-definite.
 
     :param covariance: Sigma (B'..., D, D).
-    :param rank: how many eigenvalues are positive; None to count those above 1e6 machine epsilons (float32: 1e3) times
-        the largest, as SciPy does. It may then differ within a batch.
-    :param tolerance: what to count by instead, needed for Symbols, whose dtype is not known.
+    :param rank: how many eigenvalues are positive; all others are taken to be rounding, and are dropped. None to count
+        those above 1e6 machine epsilons (float32: 1e3) times the largest, as SciPy does: that may differ in a batch.
+    :param tolerance: another such multiple; needed for Symbols, whose dtype is not known. A vector lies on the support
+        if what sticks out is below it, relative to the vector and to the largest standard deviation.
     :param name: what to call it in messages.
-    :raises NotPositiveDefiniteError: for NDArrays, if an eigenvalue is negative beyond that tolerance.
+    :raises ValueError: for a rank that is not a positive integer.
+    :raises NotPositiveDefiniteError: for NDArrays, if a number is not finite, an eigenvalue is negative beyond the
+        tolerance, or there are fewer positive ones than the rank says.
     """
 
     def __init__(self, covariance, rank=None, tolerance=None, name="covariance"):
+        if rank is not None and not (isinstance(rank, int) and rank > 0):
+            raise ValueError(f"`rank`: got {rank!r}; expected a positive integer. Leave it out to have it detected.")
         self.covariance = covariance
         self._rank = rank
         self._tolerance = tolerance
@@ -47,16 +52,16 @@ class Singular(Structure):
     def _support(self):
         """V^T as rows (B'..., D, D), the mask (B'..., D) and the scale (B'..., 1), all constant in gradients."""
         F = namespace(self.covariance)
-        vectors, values = F.linalg.syevd(F.stop_gradient(self.covariance))
+        vectors, values = F.linalg.syevd(linalg.constant(self.covariance))
         scale = F.max(F.abs(values), axis=-1, keepdims=True) if self._scale is None else self._scale
         bound = scale * self._bound()
         if F is mx.nd:
-            self._refuse_negative(values.asnumpy(), bound.asnumpy())
+            self._check(values.asnumpy(), bound.asnumpy())
         if self._rank is None:
             mask = F.broadcast_greater(values, bound)
         else:
             mask = F.topk(values, k=self._rank, ret_typ="mask", axis=-1)
-        return F.stop_gradient(vectors), F.stop_gradient(mask), F.stop_gradient(scale)
+        return linalg.constant(vectors), linalg.constant(mask), linalg.constant(scale)
 
     @computed_once
     def _factor(self):
@@ -67,6 +72,7 @@ class Singular(Structure):
         within = linalg.symmetric_part(F.linalg.gemm2(within, linalg.scale_rows(vectors, mask), transpose_b=True))
         return linalg.cholesky(within + linalg.from_diagonal(1 - mask))
 
+    @computed_once
     def root(self):
         """V diag(m) L, (B'..., D, D)."""
         vectors, mask, _ = self._support()
@@ -74,12 +80,12 @@ class Singular(Structure):
         return F.linalg.gemm2(linalg.scale_rows(vectors, mask), self._factor(), transpose_a=True)
 
     def dense(self):
-        """Sigma, (B'..., D, D)."""
-        return self.covariance
+        """Sigma, without what a given rank drops, (B'..., D, D)."""
+        return self.covariance if self._rank is None else linalg.outer_square(self.root())
 
     def variance(self):
         """The diagonal, (B'..., D)."""
-        return linalg.diagonal(self.covariance)
+        return linalg.diagonal(self.dense())
 
     def whitening(self):
         """diag(m) L^-1 V^T; its square is that of the pseudo-inverse."""
@@ -96,35 +102,44 @@ class Singular(Structure):
         mask = self._support()[1]
         return namespace(mask).sum(mask, axis=-1)
 
-    def off_support(self, residual):
-        """Infinity where the part of a residual outside the range exceeds rounding, 0 elsewhere, (B...)."""
+    def barrier(self):
+        """Infinity where the part outside the range exceeds rounding, 0 elsewhere."""
         vectors, mask, scale = self._support()
-        F = namespace(residual)
-        residual = F.stop_gradient(residual)
-        outside = _length(RowMap(linalg.multiply, linalg.scale_rows(vectors, 1 - mask))(residual))
-        bound = self._bound() * add(_length(residual), F.sqrt(F.sum(scale, axis=-1)))
-        return F.where(F.broadcast_greater(outside, bound), F.ones_like(outside) * np.inf, F.zeros_like(outside))
+        F = namespace(vectors)
+        return RowMap(self._blocked, linalg.scale_rows(vectors, 1 - mask), F.expand_dims(F.sqrt(scale), axis=-1))
+
+    def template(self):
+        """The diagonal of what was given, (B'..., D)."""
+        return linalg.diagonal(self.covariance)
+
+    def dim(self):
+        """D."""
+        return linalg.size(self.covariance)
 
     def marginal(self, index, rest=None):
         """A Singular."""
-        dense = linalg.take(linalg.take(self.covariance, index, axis=-1), index, axis=-2)
-        return Singular(dense, tolerance=self._tolerance, name=self.name)
+        return self._alike(linalg.submatrix(self.covariance, index, index))
 
     def condition(self, given, rest):
         """A Singular, with the pseudo-inverse of Sigma_aa in place of its inverse."""
         whitening = self.marginal(given).whitening()
-        cross = linalg.take(linalg.take(self.covariance, rest, axis=-2), given, axis=-1)
-        own = linalg.take(linalg.take(self.covariance, rest, axis=-1), rest, axis=-2)
-        whitened = whitening.on_rows(cross)
-        remaining = Singular(own - linalg.outer_square(whitened), tolerance=self._tolerance, name=self.name)
+        whitened = whitening.on_rows(linalg.submatrix(self.covariance, rest, given))
+        own = linalg.submatrix(self.covariance, rest, rest)
+        remaining = self._alike(own - linalg.outer_square(whitened))
         # What is left may be nothing but rounding: it is small against Sigma, not against itself.
         remaining._scale = self._support()[2]
+        return whitening.then(RowMap(linalg.multiply, whitened)), remaining
 
-        def regress(*arguments):
-            *arrays, coefficients, rows = arguments
-            return linalg.multiply(coefficients, whitening.kernel(*arrays, rows))
+    def _alike(self, covariance):
+        return Singular(covariance, tolerance=self._tolerance, name=self.name)
 
-        return RowMap(regress, *whitening.arrays, whitened), remaining
+    def _blocked(self, outside, scale, rows):
+        """Relative to the vector too: at a distance from the mean its own rounding is larger than that of Sigma."""
+        F = namespace(rows)
+        rows = linalg.constant(rows)
+        bound = self._bound() * F.broadcast_add(_length(rows), scale)
+        off = F.broadcast_greater(_length(linalg.multiply(outside, rows)), bound)
+        return F.where(off, F.ones_like(off) * np.inf, F.zeros_like(off))
 
     def _bound(self):
         """What counts as zero, relative to the scale."""
@@ -137,14 +152,37 @@ class Singular(Structure):
             )
         return TOLERANCE[np.dtype(self.covariance.dtype).name]
 
-    def _refuse_negative(self, values, bound):
-        bad = np.argwhere(~(values >= -bound))
-        if len(bad):
-            index = tuple(int(i) for i in bad[0][:-1])
+    def _check(self, values, bound):
+        """
+        Refuse what is no covariance, or has not the rank it should.
+
+        :param values: eigenvalues in ascending order, NumPy array (B'..., D).
+        :param bound: what counts as zero, (B'..., 1).
+        """
+        if not np.isfinite(values).all():
+            covariance = self.covariance.asnumpy()
+            index = tuple(int(i) for i in np.argwhere(~np.isfinite(covariance))[0])
+            raise NotPositiveDefiniteError(
+                f"`{self.name}` is {covariance[index]} at index {index}; expected finite numbers. "
+                "Look at what it is computed from."
+            )
+        smallest = values[..., 0]
+        for index in np.argwhere(smallest < -bound[..., 0])[:1]:
+            index = tuple(int(i) for i in index)
             raise NotPositiveDefiniteError(
                 f"`{self.name}` is not positive semi-definite{at_index(index)}: its smallest eigenvalue is "
-                f"{values[tuple(bad[0])]:.6g}; expected none below {-bound[index].max():.3g}. "
+                f"{smallest[index]:.6g}; expected none below {-bound[index][0]:.3g}. "
                 "Clip the eigenvalues, or check how it was estimated."
+            )
+        if self._rank is None:
+            return
+        rounding = np.finfo(values.dtype).eps * values.shape[-1] * np.abs(values).max(axis=-1, keepdims=True)
+        positive = np.sum(values > rounding, axis=-1)
+        for index in np.argwhere(positive < self._rank)[:1]:
+            index = tuple(int(i) for i in index)
+            raise NotPositiveDefiniteError(
+                f"`rank`: got {self._rank}, but `{self.name}` has{at_index(index)} {positive[index]} positive "
+                "eigenvalues; expected at least as many as the rank. Give a smaller rank, or none to have it detected."
             )
 
 
@@ -154,4 +192,4 @@ def _whiten(basis, factor, rows):
 
 def _length(vectors):
     F = namespace(vectors)
-    return F.sqrt(F.sum(F.square(vectors), axis=-1))
+    return F.sqrt(F.sum(F.square(vectors), axis=-1, keepdims=True))

@@ -6,11 +6,13 @@ is overridden where the structure offers something better. Linear maps are given
 kernel serves single vectors of any batch shape and the rows of matrices.
 """
 
+import copy
 import functools
 from abc import ABC, abstractmethod
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.axes import broadcast_shapes, namespace, per_row, size_of_last
+from mxfusion_mvn.failure import RAISE
 
 import mxnet as mx
 from mxnet import autograd
@@ -52,20 +54,50 @@ class RowMap:
         mapped = self(rows.transpose([axes] + list(range(axes)) + [axes + 1]))
         return mapped.transpose(list(range(1, axes + 1)) + [0, axes + 1])
 
+    def then(self, following):
+        """
+        The composition x -> B A x. Neither map's arrays are broadcast to the leading axes of the other's.
+
+        :param following: the :class:`RowMap` of B.
+        :returns: a :class:`RowMap`.
+        """
+        return _Chain(self, following)
+
+
+class _Chain(RowMap):
+    def __init__(self, first, second):
+        split = len(first.arrays)
+        super().__init__(
+            lambda *arguments: second.kernel(*arguments[split:-1], first.kernel(*arguments[:split], arguments[-1])),
+            *first.arrays,
+            *second.arrays,
+        )
+        self._first = first
+        self._second = second
+
+    def __call__(self, vectors):
+        return self._second(self._first(vectors))
+
+    def on_rows(self, rows):
+        return self._second.on_rows(self._first.on_rows(rows))
+
 
 def computed_once(method):
     """
     Keep the result of a method without arguments, one for recorded and one for unrecorded computation.
 
     A factor computed outside ``autograd.record()`` carries no gradient; serving it inside would silently cut the
-    gradient of the matrix.
+    gradient of the matrix. Nothing is kept for arrays with a gradient attached: a trainer changes them in place, and
+    the graph of one step is gone at the next.
 
-    :param method: a method of one argument, ``self``.
+    :param method: a method of a :class:`Structure` with one argument, ``self``.
     :returns: the method, evaluated at most twice per object.
     """
 
     @functools.wraps(method)
     def lookup(self):
+        if self.is_trained():
+            return method(self)
         kept = self.__dict__.setdefault("_computed", {})
         key = (method.__qualname__, autograd.is_recording())
         if key not in kept:
@@ -79,8 +111,18 @@ class Structure(ABC):
     """
     A covariance Sigma over the last axis of vectors (B..., D), with leading axes (B'...) of its own.
 
-    Arrays are NDArrays or Symbols. Leading axes of NDArrays broadcast from the right; those of Symbols must be equal.
+    Arrays are NDArrays or Symbols. Leading axes of NDArrays broadcast from the right. Those of Symbols, whose shape
+    cannot be read, must be equal; that a covariance is shared by the rows of a batch is declared by :class:`Shared`.
+
+    What is computed of an array is kept (see :func:`computed_once`): do not change one in place that has no gradient.
     """
+
+    # What a factorisation of the dense matrix does on failure, and what it calls the matrix.
+    on_failure = RAISE
+    name = "covariance"
+
+    # Whether densities are wanted to more digits than one factorisation gives (see mxfusion_mvn.refinement).
+    refine = True
 
     @abstractmethod
     def root(self):
@@ -138,7 +180,7 @@ class Structure(ABC):
 
         :returns: (B'..., D).
         """
-        identity = linalg.identity_like(self.variance())
+        identity = linalg.identity_like(self.template())
         F = namespace(identity)
         return F.sum(F.square(self.whitening().on_rows(identity)), axis=-1)
 
@@ -160,8 +202,7 @@ class Structure(ABC):
         """
         from mxfusion_mvn.structures.dense import Dense
 
-        dense = self.dense()
-        return Dense(linalg.take(linalg.take(dense, index, axis=-1), index, axis=-2))
+        return Dense(linalg.submatrix(self.dense(), index, index), self.on_failure, self.name)
 
     def condition(self, given, rest):
         """
@@ -178,17 +219,24 @@ class Structure(ABC):
         from mxfusion_mvn.structures.cholesky import Cholesky
 
         order = list(given) + list(rest)
-        factor = linalg.cholesky(linalg.take(linalg.take(self.dense(), order, axis=-1), order, axis=-2))
-        aa, ba, bb = linalg.blocks(factor, len(given))
+        aa, ba, bb = linalg.blocks(Structure.marginal(self, order).root(), len(given))
         return RowMap(_regress, aa, ba), Cholesky(bb)
+
+    def template(self):
+        """
+        Some array with the size, dtype and context of a vector, cheap to come by; its values do not matter.
+
+        :returns: (..., D); for Symbols (B'..., D).
+        """
+        return self.variance()
 
     def dim(self):
         """
-        D, for NDArrays.
+        D.
 
-        :returns: an integer.
+        :returns: an integer for NDArrays; for Symbols an array (B'...) with that value.
         """
-        return self.variance().shape[-1]
+        return size_of_last(self.template())
 
     def noise_size(self, dim):
         """
@@ -203,17 +251,62 @@ class Structure(ABC):
         """
         The rank of Sigma, for the normaliser.
 
-        :returns: D, as an integer for NDArrays and of shape (B'...) for Symbols, unless the structure says otherwise.
+        :returns: D as :meth:`dim` gives it, unless the structure says otherwise; or an array (B'...).
         """
-        return size_of_last(self.variance())
+        return self.dim()
 
-    def off_support(self, residual):  # noqa: B027  (None is the answer for all but one)
+    def barrier(self):  # noqa: B027  (None is the answer for all but one)
+        """
+        A map to infinity for vectors without density, and to 0 for all others.
+
+        :returns: a :class:`RowMap` from (..., D) to (..., 1), or None where the density is positive everywhere.
+        """
+
+    @computed_once
+    def in_float64(self):
+        """
+        The same structure in float64, for densities of float32 arrays; gradients pass through.
+
+        :returns: a structure of the same kind.
+        """
+        copied = copy.copy(self)
+        copied.__dict__ = {name: _in_float64(value) for name, value in vars(self).items() if name != "_computed"}
+        copied.refine = False
+        return copied
+
+    def may_be_repaired(self):
+        """
+        Whether a policy would change a matrix that is not positive definite.
+
+        :returns: a bool.
+        """
+        if self.on_failure is not None and self.on_failure.action != "raise":
+            return True
+        return any(isinstance(part, Structure) and part.may_be_repaired() for part in vars(self).values())
+
+    def off_support(self, residual):
         """
         Infinity where a residual has no density, 0 elsewhere.
 
         :param residual: (B..., D).
-        :returns: (B...), or None for structures whose density is positive everywhere.
+        :returns: (broadcast of B' and B...), or None for structures whose density is positive everywhere.
         """
+        barrier = self.barrier()
+        return None if barrier is None else namespace(residual).sum(barrier(residual), axis=-1)
+
+    def is_trained(self):
+        """
+        Whether an array of this structure, or of one it is made of, has a gradient attached.
+
+        :returns: a bool.
+        """
+        parts = vars(self).values()
+        return any(
+            part.grad is not None
+            if isinstance(part, mx.nd.NDArray)
+            else isinstance(part, Structure) and part.is_trained()
+            for part in parts
+        )
 
     def whiten(self, residual):
         """
@@ -237,8 +330,14 @@ class Structure(ABC):
     def _factored(self):
         from mxfusion_mvn.structures.dense import Dense
 
-        return Dense(self.dense()).factored()
+        return Dense(self.dense(), self.on_failure, self.name).factored()
 
 
 def _regress(aa, ba, rows):
     return linalg.multiply(ba, linalg.solve_lower(aa, rows))
+
+
+def _in_float64(value):
+    if isinstance(value, mx.nd.NDArray):
+        return value.astype("float64")
+    return value.in_float64() if isinstance(value, Structure) else value

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the Wishart and the inverse Wishart share: both are laws of a Cholesky factor.
+
+With X = L_X L_X^T, the lower factor L of the scale matrix, nu degrees of freedom and a triangular C, which is L^-1 L_X
+for the Wishart and L_X^-1 L for the inverse Wishart, both log densities are::
+
+    log p(X) = nu (log |det C| - D/2 log 2) - (D + 1) log det L_X - 1/2 |C|_F^2 - log Gamma_D(nu / 2)
+
+(Gupta and Nagar, Matrix Variate Distributions, 2000, definitions 3.2.1 and 3.4.1, with traces and determinants written
+by factors). Draws come from one triangular matrix A by Bartlett (1933), with standard normals below a diagonal of
+A_ii^2 ~ chi^2, and give the factor L_X of a draw together with it: nothing is factored but the scale.
+"""
+
+import math
+from abc import abstractmethod
+
+from mxfusion_mvn import axes, checks, failure, linalg
+from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.distributions._special import log_multivariate_gamma
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.variables import VariableType
+from mxnet import autograd
+
+_CHECKS = {"scale": checks.check_covariance, "scale_tril": checks.check_lower_triangular}
+
+
+def triangular_noise(gammas, normals):
+    """
+    Bartlett's matrix: sqrt(2 g) on the diagonal, which is chi^2 with nu degrees of freedom for g ~ Gamma(nu/2, 1).
+
+    :param gammas: g, NDArray (B..., D).
+    :param normals: NDArray (B..., D, D), of which the entries below the diagonal are used.
+    :returns: NDArray (B..., D, D), lower triangular.
+    """
+    # Draws with less than one degree of freedom can underflow; a zero would make the matrix singular.
+    diagonal = mx.nd.sqrt(2 * mx.nd.maximum(gammas, float(np.finfo(gammas.dtype).tiny)))
+    return mx.nd.where(linalg.identity_like(diagonal), linalg.from_diagonal(diagonal), linalg.lower_triangle(normals))
+
+
+def multiply_left(factor, matrix):
+    """
+    L A; leading axes broadcast, and what shares a factor meets it in one call.
+
+    :param factor: L, lower triangular, NDArray (B..., D, D).
+    :param matrix: A, NDArray (B..., D, E).
+    :returns: NDArray (B..., D, E).
+    """
+    return linalg.transpose(_on_rows(linalg.multiply_lower, factor, linalg.transpose(matrix)))
+
+
+def solve_left(factor, matrix):
+    """
+    L^-1 A, likewise.
+
+    :param factor: L, lower triangular, NDArray (B..., D, D).
+    :param matrix: A, NDArray (B..., D, E).
+    :returns: NDArray (B..., D, E).
+    """
+    return linalg.transpose(_on_rows(linalg.solve_lower, factor, linalg.transpose(matrix)))
+
+
+def solve_right(matrix, factor):
+    """
+    A L^-1, likewise.
+
+    :param matrix: A, NDArray (B..., E, D).
+    :param factor: L, lower triangular, NDArray (B..., D, D).
+    :returns: NDArray (B..., E, D).
+    """
+    return _on_rows(linalg.solve_upper, factor, matrix)
+
+
+def _on_rows(kernel, factor, matrix):
+    # The rows of the matrix are one more batch axis, along which the factor does not vary.
+    return axes.per_row(kernel, (factor.expand_dims(axis=-3),), matrix)
+
+
+class BartlettDistribution(VectorDistribution):
+    """
+    A law of positive definite matrices (B..., D, D) with degrees of freedom and a scale matrix.
+
+    A leaf says how the factors of X, of the scale and Bartlett's matrix hang together.
+    """
+
+    EVENT = {"random_variable": "DD", "degrees_of_freedom": "1", "scale": "DD", "scale_tril": "DD"}
+
+    # The last draw and its factor, between a recorded draw and its density; the host copies factors without __init__.
+    _drawn = None
+
+    def __init__(
+        self,
+        degrees_of_freedom,
+        scale=None,
+        scale_tril=None,
+        shape=None,
+        *,
+        on_failure=None,
+        rand_gen=None,
+        dtype=None,
+        ctx=None,
+    ):
+        _inputs.refuse_numpy_mode()
+        if scale is None and scale_tril is None:
+            checks.refuse("scale", "nothing", "a matrix (..., D, D)", "Pass scale=1. for the identity, or scale_tril=.")
+        freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
+        form, matrix = _forms.only_one(scale=scale, scale_tril=scale_tril)
+        matrix = self._input(form, matrix, _CHECKS[form], dtype, ctx)
+        super().__init__([("degrees_of_freedom", freedom), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+
+    def log_pdf_impl(self, degrees_of_freedom, random_variable, F=None, **matrix):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
+        :param random_variable: NDArray (S or 1, B..., D, D), of which the lower triangle is read.
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the scale by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S or 1, B...).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the random variable or the scale is not
+            positive definite.
+        :raises InferenceError: outside ``autograd.record()``, if the degrees of freedom are not greater than D - 1.
+        """
+        dim = random_variable.shape[-1]
+        self._check_freedom(degrees_of_freedom, dim)
+        value = self._factor_of(random_variable)
+        ratio = self._ratio(value, self._scale_factor(matrix, dim))
+        freedom = degrees_of_freedom.reshape(degrees_of_freedom.shape[:-1])
+        log_pdf = axes.multiply(freedom, linalg.log_abs_det(ratio) - 0.5 * dim * math.log(2))
+        log_pdf = log_pdf - 0.5 * mx.nd.sum(mx.nd.square(ratio), axis=(-2, -1))
+        log_pdf = axes.subtract(log_pdf, (dim + 1) * linalg.log_abs_det(value))
+        return axes.subtract(log_pdf, log_multivariate_gamma(0.5 * degrees_of_freedom, dim))
+
+    def draw_samples_impl(self, degrees_of_freedom, rv_shape, num_samples=1, F=None, **matrix):
+        """
+        Draws, reparametrised in the scale.
+
+        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
+        :param rv_shape: tuple (B..., D, D), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the scale by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S, B..., D, D).
+        :raises InferenceError: if a gradient for the degrees of freedom is asked for; outside ``autograd.record()``
+            also if a parameter is not valid.
+        """
+        self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
+        dim = rv_shape[-1]
+        self._check_freedom(degrees_of_freedom, dim)
+        scale = self._scale_factor(matrix, dim)
+        steps = mx.nd.arange(dim, dtype=degrees_of_freedom.dtype, ctx=degrees_of_freedom.context)
+        freedom = self._diagonal_freedom(degrees_of_freedom, steps).broadcast_to((num_samples,) + rv_shape[:-1])
+        normals = self._normal_noise((num_samples,) + rv_shape, like=scale)
+        factor = self._color(scale, triangular_noise(self._gamma_noise(0.5 * freedom), normals))
+        draw = linalg.outer_square(factor)
+        if autograd.is_recording():  # where nothing can be written into an array, so that the pair stays true
+            self._drawn = draw, factor
+        return draw
+
+    @abstractmethod
+    def _ratio(self, value, scale):
+        """The triangular C, (S, B..., D, D), of the factors of random variable and scale."""
+
+    @abstractmethod
+    def _diagonal_freedom(self, freedom, steps):
+        """The degrees of freedom of A_ii^2, (S or 1, B..., D); the steps are 0, ..., D - 1."""
+
+    @abstractmethod
+    def _color(self, scale, noise):
+        """The factor of a draw from the factor of the scale and Bartlett's matrix."""
+
+    def _factor_of(self, random_variable):
+        """The factor of the random variable, which is known already if it is the last draw, as in SVI."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is not None and drawn[0] is random_variable:
+            return drawn[1]
+        return failure.factor(random_variable, self._policy(), self._full_name("random_variable"))
+
+    def _scale_factor(self, matrix, dim):
+        ((form, value),) = matrix.items()
+        if value.shape[-2:] == (1, 1) and dim != 1:
+            value = mx.nd.broadcast_mul(value, mx.nd.eye(dim, dtype=value.dtype, ctx=value.context))
+        if form == "scale":
+            return failure.factor(value, self._policy(), self._full_name(form))
+        if self._policy() is not None:
+            failure.check_triangular_factor(value, self._full_name(form))
+        return linalg.lower_triangle(value)
+
+    def _check_freedom(self, freedom, dim):
+        if self._policy() is None:
+            return
+        value = freedom.asnumpy()
+        if not (value > dim - 1).all():
+            raise InferenceError(
+                f"`{self._full_name('degrees_of_freedom')}`: got {value.min():.6g}; expected more than D - 1 = "
+                f"{dim - 1}. If it is learned, declare it as D - 1 plus a Variable under Positive()."
+            )
+
+    def _check_fits(self, shape):
+        checks.check_matrix("shape", shape)
+        super()._check_fits(shape)
+        freedom, dim = self.inputs[0][1], shape[-1]
+        if freedom.type != VariableType.CONSTANT or not isinstance(dim, int):
+            return
+        value = (
+            freedom.constant.asnumpy() if isinstance(freedom.constant, mx.nd.NDArray) else np.array(freedom.constant)
+        )
+        if not (value > dim - 1).all():
+            checks.refuse(
+                "degrees_of_freedom",
+                f"{value.min():.6g}",
+                f"more than D - 1 = {dim - 1}",
+                f"With fewer, matrices of size {dim} x {dim} are singular.",
+            )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mixture of multivariate normals in an MXFusion model, its assignments summed out.
+
+The mathematics is in :mod:`mxfusion_mvn.mixture`; this file connects it.
+"""
+
+from mxfusion_mvn import checks, mixture
+from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.gaussian import Gaussian
+
+import mxnet as mx
+import numpy as np
+
+
+def _check_weights(name, value):
+    checks.check_not_negative(name, value)
+    total = value.sum(axis=-1)
+    wrong = np.abs(total - 1) > 1e3 * np.finfo(value.dtype).eps
+    if wrong.any():
+        checks.refuse(
+            name, f"weights that sum to {total[wrong].flat[0]:.6g}", "a sum of 1", "Divide them by their sum."
+        )
+
+
+class GaussianMixture(VectorDistribution):
+    """
+    sum_k w_k N(mean_k, Sigma_k) over the last axis of a random variable (B..., D).
+
+    The component axis K comes before the event axes and may be 1 for what the components share. Matrices are given and
+    reported as in :class:`~mxfusion_mvn.MultivariateNormal`. Learn weights under
+    :class:`~mxfusion_mvn.transformations.Simplex`. Start the means apart: equal components have equal gradients.
+
+    :param weights: w (B..., K), not negative, summing to one.
+    :param mean: (B..., K, D), either of the last two being 1 where it is the same along that axis, or a number.
+    :param covariance: Sigma (B..., K, D, D), or (B..., 1, D, D) for all components.
+    :param precision: Sigma^-1, likewise.
+    :param scale_tril: L with L L^T = Sigma, likewise.
+    :param shape: tuple (B..., D) of integers and Variables. With it the random Variable is declared and returned,
+        without it the factor, for ``set_prior``.
+    :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    EVENT = {
+        "random_variable": "D",
+        "weights": "K",
+        "mean": "KD",
+        "covariance": "KDD",
+        "precision": "KDD",
+        "scale_tril": "KDD",
+    }
+
+    def __init__(
+        self,
+        weights,
+        mean,
+        covariance=None,
+        precision=None,
+        scale_tril=None,
+        shape=None,
+        *,
+        on_failure=None,
+        rand_gen=None,
+        dtype=None,
+        ctx=None,
+    ):
+        _inputs.refuse_numpy_mode()
+        weights = self._input("weights", weights, _check_weights, dtype, ctx)
+        mean = self._input("mean", mean, None, dtype, ctx)
+        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
+        super().__init__([("weights", weights), ("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+
+    def log_pdf_impl(self, weights, mean, random_variable, F=None, **matrix):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param weights: NDArray (S or 1, B..., K).
+        :param mean: NDArray (S or 1, B..., K, D).
+        :param random_variable: NDArray (S or 1, B..., D).
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., K, D, D).
+        :returns: NDArray (S or 1, B...).
+        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
+        """
+        return mixture.log_pdf(random_variable, weights, self._components(mean, matrix, random_variable.shape[-1]))
+
+    def responsibilities(self, variables):
+        """
+        The probability of each component for each observed row.
+
+        :param variables: dict from uuid to NDArray (S or 1, B..., event), as the host hands it to ``log_pdf``.
+        :returns: NDArray (S or 1, B..., K).
+        """
+        arrays = self._arrays(self.inputs + self.outputs, variables)
+        value, weights, mean = (arrays.pop(name) for name in ("random_variable", "weights", "mean"))
+        return mixture.responsibilities(value, weights, self._components(mean, arrays, value.shape[-1]))
+
+    def draw_samples_impl(self, weights, mean, rv_shape, num_samples=1, F=None, **matrix):
+        """
+        Draws, reparametrised in means and matrices.
+
+        :param weights: NDArray (S or 1, B..., K).
+        :param mean: NDArray (S or 1, B..., K, D).
+        :param rv_shape: tuple (B..., D), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., K, D, D).
+        :returns: NDArray (S, B..., D).
+        :raises InferenceError: if a gradient for the weights is asked for.
+        """
+        self._refuse_gradient("weights", weights)
+        leading = (num_samples,) + rv_shape[:-1]
+        chances = weights.broadcast_to(leading + weights.shape[-1:])
+        chosen = self._rand_gen.sample_multinomial(chances.reshape((-1, chances.shape[-1])))
+        assignment = mx.nd.one_hot(chosen.reshape(leading), chances.shape[-1], dtype=mean.dtype)
+        noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
+        return mixture.draw_samples(assignment, noise, self._components(mean, matrix, rv_shape[-1]))
+
+    def _components(self, mean, matrix, dim):
+        ((form, value),) = matrix.items()
+        return Gaussian(mean, _forms.structure(form, value, dim, self._policy(), self._full_name(form)))

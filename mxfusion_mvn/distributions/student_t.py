@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multivariate Student t in an MXFusion model.
+
+With q = (x - mean)^T Sigma^-1 (x - mean) and nu degrees of freedom (Kotz and Nadarajah, Multivariate t Distributions,
+2004, equation 1.1)::
+
+    log p = log Gamma((nu + D)/2) - log Gamma(nu/2) - D/2 log(nu pi) - 1/2 log det Sigma - (nu + D)/2 log(1 + q/nu)
+
+A draw is mean + A z / sqrt(g), z standard normal, A A^T = Sigma and g ~ Gamma(nu/2) / (nu/2).
+"""
+
+import math
+
+from mxfusion_mvn import checks
+from mxfusion_mvn.axes import add, multiply, subtract
+from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.gaussian import Gaussian
+
+import mxnet as mx
+
+
+class MultivariateStudentT(VectorDistribution):
+    """
+    t(degrees of freedom, mean, Sigma) over the last axis of a random variable (B..., D).
+
+    Sigma is the scale matrix; the covariance is nu / (nu - 2) Sigma for nu > 2. It is given, broadcast and reported as
+    in :class:`~mxfusion_mvn.MultivariateNormal`. Learn nu under :class:`~mxfusion_mvn.transformations.Positive`.
+
+    Draws carry gradients for mean and scale matrix, but MXNet's gamma draws carry none for nu: asking for it is an
+    error. The log density has the gradients of all.
+
+    :param degrees_of_freedom: nu, (B..., 1) or a number; positive.
+    :param mean: (B..., D) or (B..., 1), or a number.
+    :param covariance: Sigma (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity.
+    :param precision: Sigma^-1, likewise.
+    :param scale_tril: L with L L^T = Sigma, likewise.
+    :param shape: tuple (B..., D) of integers and Variables. With it the random Variable is declared and returned,
+        without it the factor, for ``set_prior``.
+    :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
+    :param rand_gen: the random generator, MXFusion's own if None.
+    :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
+    """
+
+    EVENT = {
+        "random_variable": "D",
+        "degrees_of_freedom": "1",
+        "mean": "D",
+        "covariance": "DD",
+        "precision": "DD",
+        "scale_tril": "DD",
+    }
+
+    def __init__(
+        self,
+        degrees_of_freedom,
+        mean=0.0,
+        covariance=None,
+        precision=None,
+        scale_tril=None,
+        shape=None,
+        *,
+        on_failure=None,
+        rand_gen=None,
+        dtype=None,
+        ctx=None,
+    ):
+        _inputs.refuse_numpy_mode()
+        freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
+        mean = self._input("mean", mean, None, dtype, ctx)
+        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
+        inputs = [("degrees_of_freedom", freedom), ("mean", mean), (form, matrix)]
+        super().__init__(inputs, on_failure, rand_gen, dtype, ctx)
+
+    def log_pdf_impl(self, degrees_of_freedom, mean, random_variable, F=None, **matrix):
+        """
+        Log density, without ``log_pdf_scaling``.
+
+        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
+        :param mean: NDArray (S or 1, B..., D).
+        :param random_variable: NDArray (S or 1, B..., D).
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S or 1, B...).
+        :raises InferenceError: outside ``autograd.record()``, if a parameter is not valid.
+        """
+        dim = random_variable.shape[-1]
+        gaussian = self._gaussian(mean, matrix, dim)
+        freedom = self._freedom(degrees_of_freedom)
+        half = 0.5 * (freedom + dim)
+        constant = mx.nd.gammaln(half) - mx.nd.gammaln(0.5 * freedom) - 0.5 * dim * mx.nd.log(math.pi * freedom)
+        constant = subtract(constant, 0.5 * gaussian.structure.log_det())
+        spread = mx.nd.log1p(multiply(gaussian.mahalanobis(random_variable), 1 / freedom))
+        return subtract(constant, multiply(half, spread))
+
+    def draw_samples_impl(self, degrees_of_freedom, mean, rv_shape, num_samples=1, F=None, **matrix):
+        """
+        Draws, reparametrised in mean and scale matrix.
+
+        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
+        :param mean: NDArray (S or 1, B..., D).
+        :param rv_shape: tuple (B..., D), the shape of one draw.
+        :param num_samples: S.
+        :param F: ``mxnet.ndarray``.
+        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
+        :returns: NDArray (S, B..., D).
+        :raises InferenceError: if a gradient for the degrees of freedom is asked for; and outside
+            ``autograd.record()``, if a parameter is not valid.
+        """
+        self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
+        self._freedom(degrees_of_freedom)
+        gaussian = self._gaussian(mean, matrix, rv_shape[-1])
+        noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
+        half = (0.5 * degrees_of_freedom).broadcast_to((num_samples,) + rv_shape[:-1] + (1,))
+        scale = mx.nd.sqrt(self._gamma_noise(half) / half)
+        return add(gaussian.structure.color(mx.nd.broadcast_div(noise, scale)), mean)
+
+    def _gaussian(self, mean, matrix, dim):
+        ((form, value),) = matrix.items()
+        return Gaussian(mean, _forms.structure(form, value, dim, self._policy(), self._full_name(form)))
+
+    def _freedom(self, degrees_of_freedom):
+        if self._policy() is not None:
+            self._check_positive("degrees_of_freedom", degrees_of_freedom)
+        return degrees_of_freedom.reshape(degrees_of_freedom.shape[:-1])

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gluon blocks: a network whose output is a multivariate normal.
+
+From features h (B..., F) the head makes a mean, and a lower Cholesky factor with a positive diagonal::
+
+    mean = W h + b        L_ii = s softplus(d_i(h)) / log 2 + 1e-6 s        L_ij = s t_ij(h),  i > j
+
+d and t being linear too, and zero before training: whatever the features, the covariance L L^T starts as s^2 I, and it
+is positive definite whatever the weights become. Nothing is ever inverted, nor is a determinant taken: the density of
+:func:`mxfusion_mvn.gaussian.log_pdf` needs the factor alone.
+"""
+
+import math
+import numbers
+
+from mxfusion_mvn import linalg
+from mxfusion_mvn.transformations import softplus
+
+from mxnet.gluon import HybridBlock, nn
+
+# Softplus underflows to 0, and then there is no density. Small enough not to matter, large enough for its inverse, and
+# for the powers of that in a gradient, to be finite in float32.
+_FLOOR = 1e-6
+
+
+class MultivariateNormalHead(HybridBlock):
+    """
+    The last layer of a network that predicts a Gaussian vector: features -> (mean, scale_tril).
+
+    What it returns is what :class:`~mxfusion_mvn.Gaussian` takes, hybridized or not::
+
+        head = MultivariateNormalHead(3)
+        head.initialize()
+        mean, scale_tril = head(features)  # (B..., 3), (B..., 3, 3)
+        loss = -Gaussian(mean, scale_tril=scale_tril).log_pdf(target)  # (B...)
+
+    :param dim: D, the size of the vector, at least 1.
+    :param initial_scale: s, the standard deviation of every entry before training, in the units of the vector.
+    :param in_units: F, the number of features; 0 to learn it from the first features that come.
+    :param dtype: of the parameters, float32 or float64.
+    :raises ValueError: for a dim or an initial_scale that is not positive.
+    """
+
+    def __init__(self, dim, initial_scale=1.0, in_units=0, dtype="float32", prefix=None, params=None):
+        super().__init__(prefix=prefix, params=params)
+        _check(dim, initial_scale)
+        self._scale = float(initial_scale)
+        # flatten=False: every axis but the last one is a batch axis.
+        common = {"flatten": False, "in_units": in_units, "dtype": dtype}
+        with self.name_scope():
+            self.mean = nn.Dense(dim, prefix="mean_", **common)
+            self.diagonal = nn.Dense(dim, weight_initializer="zeros", prefix="diagonal_", **common)
+            # The triangle below the diagonal, row by row, which is empty for D = 1.
+            self.below = (
+                nn.Dense(dim * (dim - 1) // 2, weight_initializer="zeros", prefix="below_", **common)
+                if dim > 1
+                else None
+            )
+
+    def hybrid_forward(self, F, features):
+        """
+        The Gaussian that goes with some features.
+
+        :param F: ``mxnet.nd``, or ``mxnet.sym`` where the block is hybridized.
+        :param features: h (B..., F).
+        :returns: mean (B..., D) and scale_tril, the lower Cholesky factor of the covariance (B..., D, D).
+        """
+        scales = self._scale * (softplus(self.diagonal(features)) / math.log(2) + _FLOOR)
+        scale_tril = linalg.from_diagonal(scales)
+        if self.below is not None:
+            scale_tril = scale_tril + F.linalg.maketrian(self._scale * self.below(features), offset=-1)
+        return self.mean(features), scale_tril
+
+
+def _check(dim, initial_scale):
+    if not isinstance(dim, numbers.Integral) or dim < 1:
+        raise ValueError(f"`dim`: got {dim!r}; expected an integer of at least 1. It is the size of the vector.")
+    if not 0 < initial_scale < math.inf:
+        raise ValueError(
+            f"`initial_scale`: got {initial_scale!r}; expected a positive number. "
+            "It is the standard deviation before training, in the units of the vector."
+        )

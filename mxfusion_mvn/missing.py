@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian vectors of which some entries are missing: their exact density, and what was missing.
+
+A pattern is a set of observed entries, with mask m. The matrix with the missing rows and columns replaced by those of
+the identity is block diagonal, so its factor gives everything about the observed block without changing any size::
+
+    C = diag(m) Sigma diag(m) + diag(1 - m) = L L^T        a = C^-1 diag(m) (x - mean)
+    log p(x_observed) = -1/2 (|L^-1 diag(m) (x - mean)|^2 + |m| log 2 pi + 2 sum log L_ii)
+    E[x | x_observed] = mean + Sigma a
+
+There is one factor for each distinct pattern, not for each row. The rows of a pattern are solved together, and patterns
+with about as many rows (up to a factor of two) in one call, so the work does not depend on how many patterns there are.
+"""
+
+from mxfusion_mvn import linalg
+from mxfusion_mvn.axes import broadcast_shapes
+from mxfusion_mvn.failure import RAISE, factor
+from mxfusion_mvn.gaussian import LOG_2PI
+
+import mxnet as mx
+import numpy as np
+
+
+class PartlyObserved:
+    """
+    A Gaussian of which some entries of some rows are known.
+
+    :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
+        (E..., V...) ending in those of value, or broadcasting to them.
+    :param value: NDArray (V..., D), NaN where an entry is missing. It is read here, which waits for it.
+    :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
+    :param name: what to call the covariance in messages.
+    """
+
+    def __init__(self, gaussian, value, on_failure=RAISE, name="covariance"):
+        self._value_axes = value.shape[:-1]
+        self._dim = value.shape[-1]
+        self._count = int(np.prod(self._value_axes, dtype=int))
+        covariance = gaussian.structure.dense()
+        self._extra = broadcast_shapes(gaussian.mean.shape[:-1], covariance.shape[:-2], self._value_axes)
+        self._extra = self._extra[: len(self._extra) - len(self._value_axes)]
+        self._covariance = self._canonical(covariance, 2)
+        self._mean = self._canonical(gaussian.mean, 1)
+        observed = ~np.isnan(value.asnumpy().reshape(self._count, self._dim))
+        self._mask = mx.nd.array(observed, dtype=value.dtype, ctx=value.context).expand_dims(0)
+        flat = value.reshape((1, self._count, self._dim))
+        self._value = mx.nd.where(self._mask, flat, mx.nd.zeros_like(flat))
+        self._patterns = _Patterns(observed, shared=self._covariance.shape[1] == 1)
+        self._masks = mx.nd.array(self._patterns.masks, dtype=value.dtype, ctx=value.context)
+        self._factor = factor(self._masked_covariance(), on_failure, name)
+
+    def log_pdf(self):
+        """
+        Log density of what was observed; 0 for a row with nothing in it.
+
+        :returns: NDArray (E..., V...), (1,) where there are no such axes.
+        """
+        whitened = self._by_pattern(linalg.solve_lower, self._residual())
+        log_det = mx.nd.take(2 * linalg.log_abs_det(self._factor), self._index(), axis=1)
+        normaliser = mx.nd.broadcast_add(log_det, LOG_2PI * mx.nd.sum(self._mask, axis=-1))
+        log_pdf = -0.5 * mx.nd.broadcast_add(mx.nd.sum(mx.nd.square(whitened), axis=-1), normaliser)
+        return log_pdf.reshape((self._extra + self._value_axes) or (1,))
+
+    def mean(self):
+        """
+        The values with the conditional mean where they are missing.
+
+        :returns: NDArray (E..., V..., D).
+        """
+        filled = mx.nd.broadcast_add(self._mean, self._regress(self._residual()))
+        return self._with_observed(filled).reshape(self._extra + self._value_axes + (self._dim,))
+
+    def covariance(self):
+        """
+        Conditional covariances, one for each pattern, zero in the rows and columns that were observed.
+
+        :returns: (covariances (E..., K, D, D), index (V...)): row v has the covariance of pattern index[v].
+        """
+        prior = mx.nd.broadcast_like(self._covariance, self._factor)
+        whitened = linalg.solve_lower(self._factor, linalg.transpose(linalg.scale_rows(prior, self._masks)))
+        conditional = prior - linalg.outer_square(whitened)
+        missing = 1 - self._masks
+        conditional = mx.nd.broadcast_mul(conditional, linalg.outer(missing, missing).expand_dims(0))
+        count = self._factor.shape[1]
+        conditional = conditional.reshape(self._extra + (count, self._dim, self._dim))
+        return conditional, self._patterns.index.reshape(self._value_axes)
+
+    def draw_samples(self, num_samples=None, noise=None):
+        """
+        Values with draws of what is missing, given what was observed.
+
+        By Matheron's rule: a draw of the whole vector, corrected by the regression on its observed part.
+
+        :param num_samples: S; None for one draw without a sample axis. Needs no extra axes E.
+        :param noise: standard normals (S, V..., D) instead of fresh ones.
+        :returns: NDArray (S, V..., D).
+        """
+        if noise is None:
+            shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
+            noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
+        noise = noise.reshape((-1, self._count, self._dim))
+        root = linalg.cholesky(self._covariance)
+        prior = _multiply_rows(root, noise)
+        correction = self._regress(mx.nd.broadcast_sub(self._residual(), mx.nd.broadcast_mul(prior, self._mask)))
+        drawn = mx.nd.broadcast_add(self._mean, prior + correction)
+        drawn = self._with_observed(drawn).reshape((-1,) + self._value_axes + (self._dim,))
+        return drawn[0] if num_samples is None and drawn.shape[0] == 1 else drawn
+
+    def _canonical(self, array, event_axes):
+        """As (S or 1, N or 1, event): the extra axes as one, and the axes of value as one."""
+        event = array.shape[array.ndim - event_axes :]
+        leading = array.shape[: array.ndim - event_axes]
+        leading = (1,) * (len(self._extra) + len(self._value_axes) - len(leading)) + leading
+        extra, own = leading[: len(self._extra)], leading[len(self._extra) :]
+        if any(size > 1 for size in own) and own != self._value_axes:
+            array = array.reshape(leading + event).broadcast_to(extra + self._value_axes + event)
+            own = self._value_axes
+        if any(size > 1 for size in extra) and extra != self._extra:
+            array = array.reshape(extra + own + event).broadcast_to(self._extra + own + event)
+            extra = self._extra
+        return array.reshape((int(np.prod(extra, dtype=int)), int(np.prod(own, dtype=int))) + event)
+
+    def _residual(self):
+        """diag(m) (x - mean), (S, N, D)."""
+        return mx.nd.broadcast_mul(mx.nd.broadcast_sub(self._value, self._mean), self._mask)
+
+    def _masked_covariance(self):
+        """C of each pattern, (S, K, D, D)."""
+        both = linalg.outer(self._masks, self._masks).expand_dims(0)
+        missing = linalg.from_diagonal(1 - self._masks).expand_dims(0)
+        return mx.nd.broadcast_add(mx.nd.broadcast_mul(self._covariance, both), missing)
+
+    def _index(self):
+        return mx.nd.array(self._patterns.index, dtype="int32", ctx=self._value.context)
+
+    def _by_pattern(self, kernel, rows):
+        """Apply a kernel with the factor of its pattern to every row (S, N, D)."""
+        samples = max(rows.shape[0], self._factor.shape[0])
+        solved = []
+        for patterns, members in self._patterns.buckets:
+            picked = _pick(self._factor, patterns, samples)
+            right = _pick(rows, members.ravel(), samples).reshape((samples,) + members.shape + (self._dim,))
+            solved.append(kernel(picked, right).reshape((samples, -1, self._dim)))
+        stacked = solved[0] if len(solved) == 1 else mx.nd.concat(*solved, dim=1)
+        return mx.nd.take(stacked, mx.nd.array(self._patterns.place, dtype="int32", ctx=rows.context), axis=1)
+
+    def _regress(self, residual):
+        """Sigma C^-1 r for masked residuals, (S, N, D)."""
+        solved = self._by_pattern(linalg.solve_upper, self._by_pattern(linalg.solve_lower, residual))
+        return _multiply_rows(self._covariance, solved)
+
+    def _with_observed(self, filled):
+        mask = self._mask.broadcast_to(filled.shape)
+        return mx.nd.where(mask, self._value.broadcast_to(filled.shape), filled)
+
+
+class _Patterns:
+    """Which rows share a pattern, and which patterns are solved together."""
+
+    def __init__(self, observed, shared):
+        count = len(observed)
+        if shared:
+            _, first, index = np.unique(_codes(observed), return_index=True, return_inverse=True)
+            self.masks, self.index = observed[first], index.reshape(-1)
+        else:
+            self.masks, self.index = observed, np.arange(count)
+        order = np.argsort(self.index, kind="stable")
+        sizes = np.bincount(self.index, minlength=len(self.masks))
+        starts = np.cumsum(sizes) - sizes
+        self.buckets, self.place, offset = [], np.empty(count, dtype=int), 0
+        rounded = 2 ** np.ceil(np.log2(sizes)).astype(int)
+        for width in np.unique(rounded):
+            patterns = np.flatnonzero(rounded == width)
+            # Where a pattern has fewer rows than the widest of its bucket, its first row stands in, to be ignored.
+            width = sizes[patterns].max()
+            inside = np.arange(width) < sizes[patterns, None]
+            members = order[starts[patterns, None] + np.where(inside, np.arange(width), 0)]
+            self.place[members[inside]] = offset + np.flatnonzero(inside.ravel())
+            self.buckets.append((patterns, members))
+            offset += members.size
+
+
+def _codes(observed):
+    """One number or byte string for each pattern: sorting rows of booleans takes longer than all the algebra."""
+    if observed.shape[1] <= 62:
+        return observed @ (1 << np.arange(observed.shape[1]))
+    return np.array([row.tobytes().hex() for row in np.packbits(observed, axis=1)])
+
+
+def _pick(array, index, samples):
+    """Some of axis 1, as many samples as wanted along axis 0; no copy of what is taken whole."""
+    if len(index) != array.shape[1] or (index != np.arange(len(index))).any():
+        array = mx.nd.take(array, mx.nd.array(index, dtype="int32", ctx=array.context), axis=1)
+    return array if array.shape[0] == samples else array.broadcast_to((samples,) + array.shape[1:])
+
+
+def _multiply_rows(matrix, rows):
+    """A x for every row x (S, N, D), with A (S or 1, 1 or N, D, D)."""
+    samples = max(matrix.shape[0], rows.shape[0])
+    if matrix.shape[0] == matrix.shape[1] == 1:
+        return linalg.multiply(matrix.reshape(matrix.shape[2:]), rows.reshape((-1, rows.shape[-1]))).reshape(rows.shape)
+    matrix = _pick(matrix, np.arange(matrix.shape[1]), samples)
+    rows = _pick(rows, np.arange(rows.shape[1]), samples)
+    if matrix.shape[1] == 1:
+        return linalg.multiply(matrix.reshape((samples,) + matrix.shape[2:]), rows)
+    return linalg.multiply(matrix, rows.expand_dims(-2)).reshape(rows.shape)

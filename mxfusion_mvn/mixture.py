@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mixtures of Gaussians on arrays: the density with the assignment summed out, and the assignment's probabilities.
+
+With l_k = log N(x; mean_k, Sigma_k) and m = max_k (l_k + log w_k), held constant in gradients::
+
+    log p(x) = m + log sum_k w_k exp(l_k - m)        P(k | x) = w_k exp(l_k) / p(x)
+
+The weights are not taken to the logarithm in the sum, so that the gradient exists where one of them is zero.
+"""
+
+from mxfusion_mvn.axes import add, multiply, subtract
+
+import mxnet as mx
+
+# e^80 is far from overflow in float32; only a weight below e^-80 is affected.
+_LARGEST_EXPONENT = 80.0
+
+
+def log_pdf(value, weights, components):
+    """
+    Log density of a mixture.
+
+    :param value: x (B..., D), an NDArray.
+    :param weights: (B..., K), summing to one.
+    :param components: a :class:`~mxfusion_mvn.Gaussian` with leading axes (B..., K).
+    :returns: NDArray (B...), the broadcast of all leading axes but K.
+    """
+    largest, terms = _terms(value, weights, components)
+    return add(largest, mx.nd.log(mx.nd.sum(terms, axis=-1)))
+
+
+def responsibilities(value, weights, components):
+    """
+    The probability of each component, given a value.
+
+    :param value: x (B..., D), an NDArray.
+    :param weights: (B..., K), summing to one.
+    :param components: a :class:`~mxfusion_mvn.Gaussian` with leading axes (B..., K).
+    :returns: NDArray (B..., K), summing to one.
+    """
+    _, terms = _terms(value, weights, components)
+    return mx.nd.broadcast_div(terms, mx.nd.sum(terms, axis=-1, keepdims=True))
+
+
+def draw_samples(assignment, noise, components):
+    """
+    Draws from the component each row is assigned to, reparametrised in its mean and covariance.
+
+    :param assignment: one-hot NDArray (B..., K).
+    :param noise: standard normals (B..., D).
+    :param components: a :class:`~mxfusion_mvn.Gaussian` with leading axes (B..., K).
+    :returns: NDArray (B..., D).
+    """
+    # Every component is drawn from and one is kept: a matrix for each row would be larger than K rows.
+    drawn = components.draw_samples(noise=noise.expand_dims(-2))
+    return mx.nd.sum(multiply(drawn, assignment.expand_dims(-1)), axis=-2)
+
+
+def _terms(value, weights, components):
+    """m (B...) and w_k exp(l_k - m), (B..., K)."""
+    log_pdf = components.log_pdf(value.expand_dims(-2))
+    largest = mx.nd.max(mx.nd.BlockGrad(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
+    exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT)
+    return largest.reshape(largest.shape[:-1]), multiply(mx.nd.exp(exponent), weights)

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes two Gaussians of any two structures: the Kullback-Leibler divergence and the product."""
+
+import math
+import numbers
+
+from mxfusion_mvn import linalg, structures
+from mxfusion_mvn.axes import add, multiply, namespace, subtract
+
+import numpy as np
+
+LOG_2PI = math.log(2 * math.pi)
+
+
+def kl_divergence(difference, p, q):
+    """
+    KL(p || q) in nats, in closed form.
+
+    With W the whitening by Sigma_q, and Sigma_p = diag(d) + A A^T with as few columns of A as the structure has::
+
+        KL = 1/2 (tr(Sigma_q^-1 Sigma_p) - D + |W (mean_p - mean_q)|^2 + log det Sigma_q - log det Sigma_p)
+        tr(Sigma_q^-1 Sigma_p) = |W A|^2 + sum_i d_i (Sigma_q^-1)_ii
+
+    :param difference: mean_p - mean_q (B..., D), or (B..., 1).
+    :param p: the :class:`~mxfusion_mvn.structures.Structure` of p.
+    :param q: that of q.
+    :returns: the broadcast of all leading axes; infinite unless p and q have the same support.
+    """
+    log_ratio = subtract(q.log_det(), plus_rank(p.log_det(), p.rank(), 1.0))
+    divergence = 0.5 * add(add(_trace(q, p), squared_norm(q.whiten(difference))), log_ratio)
+    if is_singular(p) or is_singular(q):
+        divergence = add(divergence, _support_gap(difference, p, q))
+    return divergence
+
+
+def product(difference, p, q):
+    """
+    The product of two densities, without an inverse or a difference.
+
+    With Sigma_p = A A^T, W the whitening by Sigma_q and B = W A::
+
+        Sigma = A (I + B^T B)^-1 A^T        mean = mean_p + A a,  a = (I + B^T B)^-1 B^T z,  z = W (mean_q - mean_p)
+        log N(mean_q; mean_p, Sigma_p + Sigma_q) = -1/2 (|z - B a|^2 + |a|^2 + log det Sigma_q |I + B^T B| + D log 2 pi)
+
+    :param difference: mean_q - mean_p (B..., D), or (B..., 1).
+    :param p: the :class:`~mxfusion_mvn.structures.Structure` of p, which may be singular.
+    :param q: that of q, which may not.
+    :returns: (mean - mean_p, the structure of Sigma, the log of the constant).
+    :raises ValueError: if q is singular.
+    """
+    if is_singular(q):
+        raise ValueError(
+            "`other`: got a second singular covariance; expected at most one. There may be no point where both have a "
+            "density: describe one of them by a regular covariance."
+        )
+    root = p.root()
+    whitened = linalg.transpose(q.whitening().on_rows(linalg.transpose(root)))
+    ridge = linalg.ridge_factor(whitened)
+    target = q.whiten(difference)
+    coefficients = structures.RowMap(_ridge_coefficients, whitened, ridge)(target)
+    remainder = subtract(target, structures.RowMap(linalg.multiply, whitened)(coefficients))
+    normaliser = plus_rank(add(q.log_det(), 2 * linalg.log_abs_det(ridge)), q.rank(), LOG_2PI)
+    log_constant = -0.5 * add(add(squared_norm(remainder), squared_norm(coefficients)), normaliser)
+    return structures.RowMap(linalg.multiply, root)(coefficients), _intersection(p, q, root, ridge), log_constant
+
+
+def is_singular(structure):
+    """
+    Whether a Gaussian of this covariance may have no density everywhere.
+
+    :param structure: a :class:`~mxfusion_mvn.structures.Structure`.
+    :returns: a bool.
+    """
+    return structure.barrier() is not None
+
+
+def dense_like(structure, covariance):
+    """
+    A covariance without more structure than that of what it was made from: singular or not, and under its policy.
+
+    :param structure: the :class:`~mxfusion_mvn.structures.Structure` it was made from.
+    :param covariance: (B..., K, K).
+    :returns: a ``Singular`` or ``Dense``.
+    """
+    if is_singular(structure):
+        return structures.Singular(covariance, tolerance=getattr(structure, "_tolerance", None))
+    return structures.Dense(covariance, structure.on_failure)
+
+
+def squared_norm(vectors):
+    """
+    |z|^2 of every vector.
+
+    :param vectors: z (B..., E).
+    :returns: (B...), or (1,) for a single vector.
+    """
+    F = namespace(vectors)
+    return F.sum(F.square(vectors), axis=-1)
+
+
+def plus_rank(log_det, rank, constant):
+    """
+    log det + constant * rank.
+
+    :param log_det: (B...).
+    :param rank: an integer, or an array (B...).
+    :param constant: a number.
+    :returns: (B...).
+    """
+    return log_det + constant * rank if isinstance(rank, numbers.Real) else add(log_det, constant * rank)
+
+
+def _trace(q, p):
+    diagonal, root = p.diagonal_and_root()
+    parts = []
+    if root is not None:
+        whitened = q.whitening().on_rows(linalg.transpose(root))
+        parts.append(namespace(whitened).sum(squared_norm(whitened), axis=-1))
+    if diagonal is not None:
+        weighted = multiply(q.inverse_diagonal(), diagonal)
+        parts.append(namespace(weighted).sum(weighted, axis=-1))
+    return parts[0] if len(parts) == 1 else add(*parts)
+
+
+def _support_gap(difference, p, q):
+    """Infinity where the supports differ, 0 elsewhere: equal ranks, and neither p's root nor its mean outside q's."""
+    F = namespace(difference)
+    ranks = [linalg.constant(p.log_det()) * 0 + x if isinstance(x, numbers.Real) else x for x in (p.rank(), q.rank())]
+    unequal = F.abs(subtract(*ranks)) > 0
+    gap = F.where(unequal, F.ones_like(unequal) * np.inf, F.zeros_like(unequal))
+    if is_singular(q):
+        columns = q.barrier().on_rows(linalg.constant(linalg.transpose(p.root())))
+        gap = add(gap, add(q.off_support(difference), F.max(columns, axis=(-2, -1))))
+    return gap
+
+
+def _ridge_coefficients(whitened, ridge, rows):
+    return linalg.ridge_split(whitened, ridge, rows)[0]
+
+
+def _intersection(p, q, root, ridge):
+    if isinstance(p, structures.Precision) and isinstance(q, structures.Precision):
+        return structures.Precision(add(p.precision, q.precision), p.on_failure)
+    if isinstance(p, structures.Diagonal) and isinstance(q, structures.Diagonal):
+        return structures.Diagonal(1 / add(1 / p.variances, 1 / q.variances))
+    columns = structures.RowMap(linalg.solve_lower, ridge).on_rows(root)
+    return dense_like(p, linalg.outer_square(columns))
