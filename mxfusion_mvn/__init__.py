@@ -5,7 +5,7 @@ from mxfusion_mvn.compat import import_mxnet
 
 import_mxnet()
 
-from mxfusion_mvn import gluon, missing, structures, transformations
+from mxfusion_mvn import gluon, missing, mixture, structures, transformations
 from mxfusion_mvn._version import __version__
 from mxfusion_mvn.distributions import (
     GaussianMixture,
@@ -38,6 +38,7 @@ __all__ = [
     "__version__",
     "gluon",
     "missing",
+    "mixture",
     "structures",
     "transformations",
 ]

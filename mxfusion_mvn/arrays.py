@@ -127,17 +127,20 @@ def as_integers(name, index):
         )
 
 
-def split(index, rest, dim):
+def split(index, rest, dim, needs_rest=True):
     """
     Positions and all others.
 
     :param index: list, range or NumPy array of integers.
     :param rest: the other positions, which only Symbols need; else None or the same.
     :param dim: D, or None for Symbols.
+    :param needs_rest: whether Symbols do need it.
     :returns: (index, rest), lists of integers; rest is None where nobody knows.
-    :raises ValueError: for what is not an index, or a rest that is not the rest of it.
+    :raises ValueError: for what is not an index, or a rest that is missing or not the rest of it.
     """
     if dim is None:
+        if rest is None and needs_rest:
+            refuse("rest", "None for Symbols, which have no shape", "the list of all other positions", "Pass it, too.")
         return as_integers("index", index), None if rest is None else as_integers("rest", rest)
     index = as_positions(index, dim)
     others = complement(index, dim)

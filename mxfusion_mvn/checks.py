@@ -214,7 +214,7 @@ def check_lower_triangular(argument, value):
             argument,
             f"{value[index]} at index {index}, above the diagonal",
             "a lower triangular matrix",
-            "Use np.linalg.cholesky, or pass a full matrix as `covariance`.",
+            "Take the lower factor of np.linalg.cholesky; a full matrix is another argument.",
         )
     zeros = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) == 0)
     if len(zeros):

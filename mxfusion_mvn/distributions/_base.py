@@ -217,7 +217,7 @@ class VectorDistribution(Distribution):
 
     def _refuse_gradient(self, name, array):
         """Refuse to draw where a gradient would have to pass through MXNet's gamma draws, which give a silent zero."""
-        if autograd.is_recording() and _is_differentiated(array):
+        if autograd.is_recording() and is_differentiated(array):
             raise InferenceError(
                 f"`{self._full_name(name)}`: its gradient was asked for; expected a constant, for MXNet's gamma draws "
                 "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
@@ -259,7 +259,7 @@ class VectorDistribution(Distribution):
                     sizes.setdefault(letter, size)
 
 
-def _is_differentiated(array):
+def is_differentiated(array):
     """Whether autograd has recorded how an array came about, so that a backward pass would reach it."""
     try:
         autograd.get_symbol(array)

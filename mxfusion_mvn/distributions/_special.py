@@ -9,7 +9,7 @@ Stegun, Handbook of Mathematical Functions, 6.3.5 and 6.3.18, with B_2n the Bern
 
 import math
 
-from mxfusion_mvn.distributions._base import _is_differentiated
+from mxfusion_mvn.distributions._base import is_differentiated
 
 import mxnet as mx
 
@@ -26,7 +26,7 @@ def log_gamma(x):
     :returns: NDArray of that shape.
     """
     value = mx.nd.gammaln(x)
-    if not _is_differentiated(x):
+    if not is_differentiated(x):
         return value
     constant = mx.nd.BlockGrad(x)
     # The second term is 0, with the gradient that the first is denied.

@@ -15,6 +15,7 @@ from mxfusion_mvn import checks
 from mxfusion_mvn.axes import add, multiply, subtract
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.distributions._special import log_gamma
 from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
@@ -91,7 +92,7 @@ class MultivariateStudentT(VectorDistribution):
         gaussian = self._gaussian(mean, matrix, dim)
         freedom = self._freedom(degrees_of_freedom)
         half = 0.5 * (freedom + dim)
-        constant = mx.nd.gammaln(half) - mx.nd.gammaln(0.5 * freedom) - 0.5 * dim * mx.nd.log(math.pi * freedom)
+        constant = log_gamma(half) - log_gamma(0.5 * freedom) - 0.5 * dim * mx.nd.log(math.pi * freedom)
         constant = subtract(constant, 0.5 * gaussian.structure.log_det())
         spread = mx.nd.log1p(multiply(gaussian.mahalanobis(random_variable), 1 / freedom))
         return subtract(constant, multiply(half, spread))

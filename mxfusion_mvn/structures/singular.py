@@ -131,7 +131,9 @@ class Singular(Structure):
         return whitening.then(RowMap(linalg.multiply, whitened)), remaining
 
     def _alike(self, covariance):
-        return Singular(covariance, tolerance=self._tolerance, name=self.name)
+        alike = Singular(covariance, tolerance=self._tolerance, name=self.name)
+        alike._scale = self._scale
+        return alike
 
     def _blocked(self, outside, scale, rows):
         """Relative to the vector too: at a distance from the mean its own rounding is larger than that of Sigma."""

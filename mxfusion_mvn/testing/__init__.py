@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conformance suite: what every covariance structure and every multivariate normal must do, to run on your own.
+
+:func:`check_structure` compares a structure, and the :class:`~mxfusion_mvn.Gaussian` over it, with dense float64
+NumPy. :func:`check_multivariate_normal` does so with an MXFusion distribution. Both return nothing, and raise an
+``AssertionError`` that names the property, the case, what was got and what was expected::
+
+    import numpy as np
+    from mxfusion_mvn.structures import Diagonal
+    from mxfusion_mvn.testing import check_structure
+
+    check_structure(
+        build=Diagonal,
+        arrays=lambda rng, leading, dim: {"variances": rng.uniform(0.5, 2.0, leading + (dim,))},
+        dense=lambda variances: variances[..., None] * np.eye(variances.shape[-1]),
+        degrees={"variances": 1},
+        invalid=lambda variances: {"variances": -variances},
+    )
+"""
+
+from mxfusion_mvn.testing._distributions import check_multivariate_normal
+from mxfusion_mvn.testing._structures import check_structure
+
+__all__ = ["check_multivariate_normal", "check_structure"]
