@@ -9,6 +9,7 @@ The weights are not taken to the logarithm in the sum, so that the gradient exis
 """
 
 from mxfusion_mvn.axes import add, multiply, subtract
+from mxfusion_mvn.linalg import constant
 
 import mxnet as mx
 
@@ -59,6 +60,6 @@ def draw_samples(assignment, noise, components):
 def _terms(value, weights, components):
     """m (B...) and w_k exp(l_k - m), (B..., K)."""
     log_pdf = components.log_pdf(value.expand_dims(-2))
-    largest = mx.nd.max(mx.nd.BlockGrad(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
+    largest = mx.nd.max(constant(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
     exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT)
     return largest.reshape(largest.shape[:-1]), multiply(mx.nd.exp(exponent), weights)

@@ -26,7 +26,7 @@ from abc import abstractmethod
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.linalg import cholesky, lower_triangle, symmetric_part
+from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part
 
 import mxnet as mx
 import numpy as np
@@ -191,7 +191,7 @@ class CorrelationCholesky(Transformation):
         F = namespace(raw)
         rows = _with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
         # Only for range: the rows are divided by their norm, so it needs no gradient.
-        largest = F.BlockGrad(F.max(F.abs(rows), axis=-1, keepdims=True))
+        largest = constant(F.max(F.abs(rows), axis=-1, keepdims=True))
         rows = F.broadcast_div(rows, largest)
         return F.broadcast_div(rows, F.sqrt(F.sum(F.square(rows), axis=-1, keepdims=True)))
 

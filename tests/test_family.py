@@ -330,6 +330,33 @@ def test_copies_have_the_same_density(name, copied, rng):
     assert_close(values[1], values[0].asnumpy(), rtol=0)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_saved_parameters_are_loaded_unchanged(name, rng, tmp_path):
+    case = CASES[name]
+    values = {key: maker(rng, ()) for key, (maker, _) in case.parameters.items()}
+    data = nd(rng.normal(size=(7,) + case.event))
+
+    def build():
+        model = Model()
+        model.N = Variable()
+        for key, value in values.items():
+            setattr(model, key, Variable(shape=value.shape, initial_value=nd(value)))
+        parameters = {key: getattr(model, key) for key in values}
+        model.X = case.distribution(**parameters, shape=(model.N,) + case.event, dtype="float64")
+        return model, GradBasedInference(MAP(model, [model.X]), dtype="float64")
+
+    model, inference = build()
+    inference.run(X=data, learning_rate=1e-3, max_iter=2)
+    inference.save(str(tmp_path / "fit.zip"))
+    other, loaded = build()
+    loaded.initialize(X=data.shape)
+    loaded.load(str(tmp_path / "fit.zip"))
+    for key, value in values.items():
+        fitted = inference.params[getattr(model, key)].asnumpy()
+        assert not np.array_equal(fitted, value)
+        assert_close(loaded.params[getattr(other, key)], fitted, rtol=0)
+
+
 def fit(inference, data, rates=(0.1, 0.02, 0.004), max_iter=300):
     for rate in rates:
         inference.run(X=data, learning_rate=rate, max_iter=max_iter)

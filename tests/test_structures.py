@@ -318,3 +318,14 @@ def test_what_singular_refuses(matrix, rank, error, message, dtype):
 def test_the_table_of_the_module_names_every_structure():
     public = set(structures.__all__) - {"RowMap", "Structure"}
     assert public == {word.strip("`") for word in structures.__doc__.split() if word.startswith("``")}
+
+
+@pytest.mark.parametrize("sides", [("row", 0), ("column", 1)])
+def test_a_singular_side_of_a_kronecker_product_is_refused(sides):
+    name, place = sides
+    parts = [structures.Dense(mx.nd.eye(2)), structures.Dense(mx.nd.eye(2))]
+    parts[place] = structures.Singular(mx.nd.ones((2, 2)))
+    with pytest.raises(
+        ValueError, match=f"`{name}`: got a singular covariance; expected a regular one. Form the whole"
+    ):
+        structures.Kronecker(*parts)

@@ -12,6 +12,7 @@ from typing import Dict, Tuple
 from mxfusion_mvn.axes import align_samples
 from mxfusion_mvn.distributions import _inputs
 from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.linalg import constant
 
 import mxnet as mx
 import numpy as np
@@ -209,7 +210,7 @@ class VectorDistribution(Distribution):
 
     def _gamma_noise(self, alpha):
         """Gamma(alpha, 1) draws, one for each entry of alpha, from the factor's own generator, without gradients."""
-        alpha = mx.nd.BlockGrad(alpha)
+        alpha = constant(alpha)
         drawn = self._rand_gen.sample_gamma(
             alpha=alpha, beta=mx.nd.ones_like(alpha), shape=1, dtype=alpha.dtype, ctx=alpha.context
         )

@@ -10,6 +10,7 @@ Stegun, Handbook of Mathematical Functions, 6.3.5 and 6.3.18, with B_2n the Bern
 import math
 
 from mxfusion_mvn.distributions._base import is_differentiated
+from mxfusion_mvn.linalg import constant
 
 import mxnet as mx
 
@@ -28,9 +29,9 @@ def log_gamma(x):
     value = mx.nd.gammaln(x)
     if not is_differentiated(x):
         return value
-    constant = mx.nd.BlockGrad(x)
+    held = constant(x)
     # The second term is 0, with the gradient that the first is denied.
-    return mx.nd.BlockGrad(value) + digamma(constant) * (x - constant)
+    return constant(value) + digamma(held) * (x - held)
 
 
 def log_multivariate_gamma(x, dim):

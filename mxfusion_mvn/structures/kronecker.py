@@ -9,6 +9,7 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.axes import add, namespace
 from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.structures.singular import Singular
 from mxfusion_mvn.structures.structure import RowMap, Structure
 
 import mxnet as mx
@@ -20,9 +21,16 @@ class Kronecker(Structure):
 
     :param row: the structure of R, n x n, between the rows of X.
     :param column: the structure of C, m x m, between its columns.
+    :raises ValueError: if a side is singular.
     """
 
     def __init__(self, row, column):
+        for name, side in (("row", row), ("column", column)):
+            if isinstance(side, Singular):
+                raise ValueError(
+                    f"`{name}`: got a singular covariance; expected a regular one. "
+                    "Form the whole matrix and pass it to Singular."
+                )
         self.row = row
         self.column = column
         # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.
