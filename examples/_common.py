@@ -15,9 +15,29 @@ import numpy as np
 from mxfusion.inference import MAP, GradBasedInference
 from quickstart_report import FAINT, INK, SETTINGS, plt
 
-__all__ = ["FAINT", "INK", "SETTINGS", "conclude", "double", "fit", "parse", "plt", "read_table"]
+__all__ = [
+    "BLUE",
+    "DTYPE",
+    "FAINT",
+    "INK",
+    "LARGE",
+    "NORMAL_90",
+    "ORANGE",
+    "SETTINGS",
+    "compare",
+    "conclude",
+    "double",
+    "fit",
+    "parse",
+    "plt",
+    "read_table",
+]
 
 DATA = Path(__file__).parent / "data"
+DTYPE = "float64"
+NORMAL_90 = 1.6448536269514722  # sd to either side of the mean that hold 90 % of a normal
+BLUE, ORANGE = "#0B5FA5", "#E66100"
+LARGE = {**SETTINGS, "axes.linewidth": 0.8, "xtick.labelsize": 10, "ytick.labelsize": 10}  # for few, large panels
 
 
 def parse(arguments, doc, name, iterations):
@@ -37,57 +57,79 @@ def parse(arguments, doc, name, iterations):
     return parser.parse_args(arguments)
 
 
-def read_table(name, columns):
+def read_table(name, columns, kind=float):
     """
     Some columns of a table in ``data/``.
 
     :param name: of the file.
     :param columns: list of names.
-    :returns: array (N, len(columns)), NaN where a field is empty.
+    :param kind: of the fields, float or str.
+    :returns: array (N, len(columns)), NaN (or ``"nan"``) where a field is empty.
     """
     with (DATA / name).open(newline="") as file:
-        return np.array([[float(row[column] or "nan") for column in columns] for row in csv.DictReader(file)])
+        return np.array([[kind(row[column] or "nan") for column in columns] for row in csv.DictReader(file)])
 
 
 def double(array):
     """As an NDArray of float64, which ``mx.nd.array`` alone would make float32."""
-    return mx.nd.array(array, dtype="float64")
+    return mx.nd.array(array, dtype=DTYPE)
 
 
-def fit(model, x, iterations, learning_rates=(0.1, 0.02, 0.005, 0.001)):
+def fit(model, iterations, learning_rates=(0.1, 0.02, 0.005, 0.001), **data):
     """
     MXFusion's MAP in float64, with ever smaller steps: each run goes on from where the last one ended.
 
-    :param model: Model whose observed variable is X.
-    :param x: its data, an array.
+    :param model: Model.
     :param iterations: per learning rate.
     :param learning_rates: of Adam.
+    :param data: array of each observed variable, by its name in the model.
     :returns: the values of the model's parameters, by their Variables.
     """
-    inference = GradBasedInference(MAP(model=model, observed=[model.X]), dtype="float64")
+    data = {name: double(array) for name, array in data.items()}
+    inference = GradBasedInference(MAP(model=model, observed=[getattr(model, name) for name in data]), dtype=DTYPE)
     with warnings.catch_warnings():
         # MXFusion warns when an inference makes its parameters, and when a further run() keeps them.
         for message in ("InferenceParameters has already been", "Trying to initialize the inference"):
             warnings.filterwarnings("ignore", message=message)
         for learning_rate in learning_rates:
-            inference.run(X=double(x), optimizer="adam", learning_rate=learning_rate, max_iter=iterations)
+            inference.run(optimizer="adam", learning_rate=learning_rate, max_iter=iterations, **data)
     return inference.params
 
 
-def conclude(deviations, picture):
+def compare(here, reference, bound, relative=False):
+    """
+    A line for :func:`conclude`: two numbers, or those entries of two arrays that differ most.
+
+    :param here: what was found.
+    :param reference: what it must be.
+    :param bound: of their difference.
+    :param relative: whether that is relative to the reference.
+    :returns: both numbers, their difference and its bound.
+    """
+    here, reference = np.ravel(here), np.ravel(reference)
+    deviation = np.abs(here / reference - 1) if relative else np.abs(here - reference)
+    i = deviation.argmax()
+    return here[i], reference[i], deviation[i], bound
+
+
+def conclude(deviations, picture, reference=None):
     """
     Print how far off the fit is, and where the picture is.
 
-    :param deviations: {what: (found, bound)}.
+    :param deviations: {what: (found, bound)}, or {what: line of :func:`compare`}.
     :param picture: path of the PNG.
+    :param reference: name of what was compared with, for lines of :func:`compare`.
     :returns: the exit status, 1 if a bound is exceeded.
     """
-    width = max(map(len, deviations)) + 2
-    print(f"\n{'Largest deviation':<{width}}{'found':>9}{'bound':>9}")
+    width = max(map(len, ["Largest deviation", *deviations])) + 2
+    heading = f"{'found':>9}" if reference is None else f"{'here':>14}{reference:>14}{'off by':>9}"
+    print(f"\n{'Largest deviation':<{width}}{heading}{'bound':>9}")
     good = True
-    for name, (found, bound) in deviations.items():
-        good &= bool(found <= bound)  # not for NaN
-        print(f"{name:<{width}}{found:>9.2g}{bound:>9.2g}{'' if found <= bound else '  EXCEEDED'}")
+    for name, (*numbers, found, bound) in deviations.items():
+        within = bool(found <= bound)  # not for NaN
+        good &= within
+        cells = "".join(f"{round(number, 8) + 0.0:>14.8g}" for number in numbers)  # + 0.0: no -0
+        print(f"{name:<{width}}{cells}{found:>9.2g}{bound:>9.2g}{'' if within else '  EXCEEDED'}")
     print(f"\nThe picture is in {picture.resolve()}")
     if not good:
         print("The fit is not what it must be; try more --iterations.", file=sys.stderr)

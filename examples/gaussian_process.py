@@ -18,23 +18,19 @@ It ends with an error if they differ by more than the bounds it prints.
 Run ``python examples/gaussian_process.py``; it takes about 10 seconds, and needs scikit-learn.
 """
 
-import argparse
-import csv
 import datetime
 import sys
-import warnings
-from pathlib import Path
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, MultivariateNormal
 from mxfusion_mvn.transformations import Positive
 
-import matplotlib
+import matplotlib.dates as mdates
 import mxnet as mx
 import numpy as np
+from _common import BLUE, DTYPE, INK, LARGE, NORMAL_90, ORANGE, compare, conclude, double, fit, parse, plt, read_table
 from mxfusion import Model, Variable
 from mxfusion.components.distributions.gp.kernels import RBF, Matern52, White
-from mxfusion.inference import MAP, GradBasedInference
 
 try:
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -42,20 +38,12 @@ try:
 except ImportError:
     sys.exit("This example compares with scikit-learn, which is not installed; run: pip install scikit-learn")
 
-matplotlib.use("Agg")  # files only: it must also run where there is no screen
-
-import matplotlib.dates as mdates  # noqa: E402
-import matplotlib.pyplot as plt  # noqa: E402
-
-DATA = Path(__file__).parent / "data" / "airquality.csv"
 YEAR = 1973
 HIDDEN = (datetime.date(YEAR, 8, 1), datetime.date(YEAR, 8, 14))  # first and last day
 DAYS_A_WEEK = 7  # time is counted in weeks, so that all hyperparameters are of order 1
 STEPS_A_DAY = 4  # of the prediction, for a smooth picture
 # Where both optimizers start: (variance, length scale in weeks), of temperatures with variance 1.
 START = {"spell": (0.5, 2.0), "carry": (0.3, 0.3), "noise": (0.2,)}
-NORMAL_90 = 1.6448536269514722  # sd to either side that hold 90 % of a normal
-DTYPE = "float64"
 
 
 def make_kernel():
@@ -65,7 +53,7 @@ def make_kernel():
     return spell + carry + White(1, **positive("noise"), name="noise", dtype=DTYPE)
 
 
-def fit(time, temperature, iterations):
+def fit_process(time, temperature, iterations):
     """
     The kernel, and its hyperparameters by maximum marginal likelihood.
 
@@ -80,17 +68,14 @@ def fit(time, temperature, iterations):
     model.covariance = kernel(model.time)
     model.temperature = MultivariateNormal(covariance=model.covariance, shape=temperature.shape, dtype=DTYPE)
 
-    inference = GradBasedInference(MAP(model=model, observed=[model.time, model.temperature]), dtype=DTYPE)
-    for learning_rate in (0.2, 0.05, 0.01):  # each run goes on from where the last one ended
-        data = {"time": array(time), "temperature": array(temperature)}
-        inference.run(**data, learning_rate=learning_rate, max_iter=iterations)
-    return kernel, {name: inference.params[variable] for name, variable in kernel.parameters.items()}
+    parameters = fit(model, iterations, learning_rates=(0.2, 0.05, 0.01), time=time, temperature=temperature)
+    return kernel, {name: parameters[variable] for name, variable in kernel.parameters.items()}
 
 
 def log_likelihood(kernel, parameters, time, temperature):
     """The log marginal likelihood."""
-    covariance = kernel.K(mx.nd, array(time), **parameters)
-    return Gaussian(covariance=covariance).log_pdf(array(temperature)).asscalar()
+    covariance = kernel.K(mx.nd, double(time), **parameters)
+    return Gaussian(covariance=covariance).log_pdf(double(temperature)).asscalar()
 
 
 def predict(kernel, parameters, time, temperature, new_time):
@@ -100,7 +85,7 @@ def predict(kernel, parameters, time, temperature, new_time):
     They may be of the same time: the noise of the new is its own.
     """
     old, new = len(time), len(new_time)
-    covariance = kernel.K(mx.nd, array(np.concatenate([time, new_time])), **parameters)
+    covariance = kernel.K(mx.nd, double(np.concatenate([time, new_time])), **parameters)
     return Gaussian(covariance=covariance).condition(list(range(old)), temperature, list(range(old, old + new)))
 
 
@@ -126,37 +111,16 @@ def by_part(parameters):
 def positive(part):
     """Hyperparameters to be learned, by the names of MXFusion's kernels."""
     return {
-        name: Variable(shape=(1,), transformation=Positive(), initial_value=array([start]))
+        name: Variable(shape=(1,), transformation=Positive(), initial_value=double([start]))
         for name, start in zip(("variance", "lengthscale"), START[part])
     }
 
 
-def array(value):
-    """An NDArray in double precision, which MXNet does not make of its own accord."""
-    return mx.nd.array(value, dtype=DTYPE)
-
-
-def read_temperatures(path):
+def read_temperatures():
     """Dates and highest temperatures, in degrees Celsius."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    dates = [datetime.date(YEAR, int(row["Month"]), int(row["Day"])) for row in rows]
-    return np.array(dates), np.array([(float(row["Temp"]) - 32) / 1.8 for row in rows])
-
-
-def report(checks):
-    """Print each (label, value, reference, deviation, bound); whether all are within their bounds."""
-    print(f"\n{'':<38}{'here':>12}{'scikit-learn':>14}{'off by':>10}{'bound':>9}")
-    for label, value, reference, deviation, bound in checks:
-        verdict = "" if deviation <= bound else "  EXCEEDED"
-        print(f"{label:<38}{value:>12.8g}{reference:>14.8g}{deviation:>10.2g}{bound:>9.2g}{verdict}")
-    return all(deviation <= bound for *_, deviation, bound in checks)
-
-
-def worst(label, value, reference, bound):
-    """A check of two arrays, where they differ most."""
-    i = np.abs(value - reference).argmax()
-    return label, value[i], reference[i], abs(value[i] - reference[i]), bound
+    month, day, fahrenheit = read_table("airquality.csv", ["Month", "Day", "Temp"]).T
+    dates = [datetime.date(YEAR, int(m), int(d)) for m, d in zip(month, day)]
+    return np.array(dates), (fahrenheit - 32) / 1.8
 
 
 def describe(parts, scale):
@@ -179,54 +143,44 @@ def draw_picture(path, dates, temperature, hidden, mean, sd, parts):
     :param sd: likewise.
     :param parts: lines on what was learned.
     """
-    ink, faint, blue, orange = "#222222", "#777777", "#0B5FA5", "#E66100"
-    style = {"axes.edgecolor": faint, "axes.spines.right": False, "axes.spines.top": False, "text.color": ink}
-    with plt.rc_context({**style, "xtick.color": faint, "ytick.color": faint, "axes.labelcolor": ink}):
+    with plt.rc_context(LARGE):
         figure, axes = plt.subplots(figsize=(10.7, 5.8))
         figure.subplots_adjust(left=0.07, right=0.985, bottom=0.075, top=0.85)
         day = mdates.date2num(dates)
         axes.axvspan(day[hidden][0] - 0.5, day[hidden][-1] + 0.5, color="#F1F1F1", linewidth=0)
         x = day[0] + np.arange(len(mean)) / STEPS_A_DAY
-        axes.fill_between(x, mean - NORMAL_90 * sd, mean + NORMAL_90 * sd, color=blue, alpha=0.22, linewidth=0)
-        axes.plot(x, mean, color=blue, linewidth=2.0)
-        axes.plot(day[~hidden], temperature[~hidden], "o", color=ink, markersize=4, markeredgewidth=0)
-        axes.plot(day[hidden], temperature[hidden], "o", color=orange, markersize=5.5, markerfacecolor="white")
-        label_picture(figure, axes, day, hidden, ink, orange)
+        axes.fill_between(x, mean - NORMAL_90 * sd, mean + NORMAL_90 * sd, color=BLUE, alpha=0.22, linewidth=0)
+        axes.plot(x, mean, color=BLUE, linewidth=2.0)
+        axes.plot(day[~hidden], temperature[~hidden], "o", color=INK, markersize=4, markeredgewidth=0)
+        axes.plot(day[hidden], temperature[hidden], "o", color=ORANGE, markersize=5.5, markerfacecolor="white")
+        label_picture(figure, axes, day, hidden)
         axes.text(0.985, 0.035, "\n".join(parts), transform=axes.transAxes, size=9.5, family="monospace", ha="right")
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
-def label_picture(figure, axes, day, hidden, ink, orange):
+def label_picture(figure, axes, day, hidden):
     """Words and limits."""
     axes.set(xlim=(day[0] - 0.9, day[-1] + 0.9), ylim=(9, 42))
     axes.xaxis.set_major_locator(mdates.MonthLocator(bymonthday=(1, 15)))
     axes.xaxis.set_major_formatter(lambda number, _: f"{mdates.num2date(number):%d %b}".lstrip("0"))
-    axes.set_ylabel("highest temperature of the day (°C)", size=11.5)
-    axes.tick_params(labelcolor=ink, labelsize=10)
+    axes.set_ylabel("highest temperature of the day (°C)")
     figure.text(0.07, 0.945, "The fortnight that was hidden", size=16, weight="bold")
     words = f"New York, summer of {YEAR}: measured (dots), and what a Gaussian process expects (mean, 90 % band)"
     figure.text(0.07, 0.9, words, size=11)
-    axes.text(day[hidden].mean(), 41.5, "hidden from\nthe model", color=orange, size=10.5, ha="center", va="top")
+    axes.text(day[hidden].mean(), 41.5, "hidden from\nthe model", color=ORANGE, size=10.5, ha="center", va="top")
 
 
 def main(arguments=None):
     """Fit, predict, compare and draw; the exit status is 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=60, help="per learning rate (default: 60)")
-    parser.add_argument("--output", type=Path, default=Path("gaussian_process.png"), help="the picture")
-    options = parser.parse_args(arguments)
-    # MXFusion warns when an inference makes its parameters, and when a further run() keeps them.
-    for message in ("InferenceParameters has already been", "Trying to initialize the inference"):
-        warnings.filterwarnings("ignore", message=message)
-
-    dates, temperature = read_temperatures(DATA)
+    options = parse(arguments, __doc__, "gaussian_process", iterations=60)
+    dates, temperature = read_temperatures()
     hidden = (dates >= HIDDEN[0]) & (dates <= HIDDEN[1])
     centre, scale = temperature[~hidden].mean(), temperature[~hidden].std()
     time = np.arange(len(dates))[:, np.newaxis] / DAYS_A_WEEK
     seen = time[~hidden], (temperature[~hidden] - centre) / scale
 
-    kernel, parameters = fit(*seen, options.iterations)
+    kernel, parameters = fit_process(*seen, options.iterations)
     value = log_likelihood(kernel, parameters, *seen)
     every_time = np.arange(STEPS_A_DAY * (len(dates) - 1) + 1)[:, np.newaxis] / (STEPS_A_DAY * DAYS_A_WEEK)
     prediction = predict(kernel, parameters, *seen, every_time)
@@ -237,25 +191,18 @@ def main(arguments=None):
     same_value = same.log_marginal_likelihood_value_
     best_value = sklearn_process(**START, optimizer="fmin_l_bfgs_b").fit(*seen).log_marginal_likelihood_value_
     same_mean, same_sd = same.predict(every_time, return_std=True)
-    passed = report(
-        [
-            ("log likelihood, same hyperparameters", value, same_value, abs(value / same_value - 1), 1e-6),
-            ("log likelihood, each one's best", value, best_value, abs(value - best_value), 0.01),
-            worst("predicted mean (°C)", mean, centre + scale * same_mean, 1e-6),
-            worst("predicted sd (°C)", sd, scale * same_sd, 1e-6),
-        ]
-    )
-    print("The first deviation is relative; of a prediction the time furthest off is shown.")
     parts = list(describe(by_part(parameters), scale))
-    print("\n" + "\n".join(part.rstrip() for part in parts))
+    print("\n".join(part.rstrip() for part in parts))
     inside = (np.abs(temperature - mean[::STEPS_A_DAY]) <= NORMAL_90 * sd[::STEPS_A_DAY])[hidden].sum()
     print(f"\n{inside} of the {hidden.sum()} hidden days are within the 90 % band.")
     draw_picture(options.output, dates, temperature, hidden, mean, sd, parts)
-    print(f"The picture is in {options.output.resolve()}")
-    if not passed:
-        print("The fit is not what it must be; try more --iterations.", file=sys.stderr)
-        return 1
-    return 0
+    checks = {
+        "log likelihood, same hyperparameters, relative": compare(value, same_value, 1e-6, relative=True),
+        "log likelihood, each one's best": compare(value, best_value, 0.01),
+        "predicted mean (°C)": compare(mean, centre + scale * same_mean, 1e-6),
+        "predicted sd (°C)": compare(sd, scale * same_sd, 1e-6),
+    }
+    return conclude(checks, options.output, "scikit-learn")
 
 
 if __name__ == "__main__":

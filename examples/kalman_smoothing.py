@@ -25,31 +25,34 @@ J. Durbin and S. J. Koopman (2012). Time Series Analysis by State Space Methods,
 University Press, chapter 2.
 """
 
-import argparse
 import sys
-import warnings
-from pathlib import Path
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, MultivariateNormal
 from mxfusion_mvn.transformations import Positive
 
-import matplotlib
-import mxnet as mx
 import numpy as np
+from _common import (
+    BLUE,
+    DTYPE,
+    FAINT,
+    INK,
+    LARGE,
+    NORMAL_90,
+    ORANGE,
+    compare,
+    conclude,
+    double,
+    fit,
+    parse,
+    plt,
+    read_table,
+)
 from mxfusion import Model, Variable
-from mxfusion.inference import MAP, GradBasedInference
 
-matplotlib.use("Agg")  # files only: it must also run where there is no screen
-
-import matplotlib.pyplot as plt  # noqa: E402
-
-DATA = Path(__file__).parent / "data" / "nile.csv"
 PUBLISHED_NOISE, PUBLISHED_STEP = 15099.0, 1469.1  # Durbin and Koopman, in (10^8 m^3)^2
 HORIZON = 10  # years to look ahead
 DAM = 1899  # work on the first dam at Aswan began
-NORMAL_90 = 1.6448536269514722  # sd to either side that hold 90 % of a normal
-DTYPE = "float64"
 
 
 def fit_variances(flow, iterations):
@@ -64,13 +67,11 @@ def fit_variances(flow, iterations):
     covariance = model.noise_variance * constant(noise_pattern) + model.step_variance * constant(np.eye(size))
     model.difference = MultivariateNormal(covariance=covariance, shape=(size,), dtype=DTYPE)
 
-    inference = GradBasedInference(MAP(model=model, observed=[model.difference]), dtype=DTYPE)
-    for learning_rate in (0.1, 0.02, 0.005):  # each run goes on from where the last one ended
-        inference.run(difference=array(difference / scale), learning_rate=learning_rate, max_iter=iterations)
-    noise = scale**2 * inference.params[model.noise_variance].asscalar()
-    step = scale**2 * inference.params[model.step_variance].asscalar()
-    fitted = Gaussian(covariance=array(noise * noise_pattern + step * np.eye(size)))
-    return noise, step, fitted.log_pdf(array(difference)).asscalar()
+    parameters = fit(model, iterations, learning_rates=(0.1, 0.02, 0.005), difference=difference / scale)
+    noise = scale**2 * parameters[model.noise_variance].asscalar()
+    step = scale**2 * parameters[model.step_variance].asscalar()
+    fitted = Gaussian(covariance=double(noise * noise_pattern + step * np.eye(size)))
+    return noise, step, fitted.log_pdf(double(difference)).asscalar()
 
 
 def level_given_flow(flow, noise, step, horizon):
@@ -89,7 +90,7 @@ def level_given_flow(flow, noise, step, horizon):
             [-observe / noise, np.eye(years) / noise],
         ]
     )
-    return Gaussian(precision=array(precision)).condition(list(range(levels, levels + years)), flow)
+    return Gaussian(precision=double(precision)).condition(list(range(levels, levels + years)), flow)
 
 
 def kalman_smoother(flow, noise, step, horizon):
@@ -123,105 +124,68 @@ def fall_of_level(level, years):
 
 def positive(initial_value):
     """A positive number to be learned."""
-    return Variable(shape=(1,), transformation=Positive(), initial_value=array([initial_value]))
+    return Variable(shape=(1,), transformation=Positive(), initial_value=double([initial_value]))
 
 
 def constant(value):
     """A constant of the model."""
-    return Variable(value=array(value))
-
-
-def array(value):
-    """An NDArray in double precision, which MXNet does not make of its own accord."""
-    return mx.nd.array(value, dtype=DTYPE)
-
-
-def report(checks):
-    """Print each (label, value, reference, deviation, bound); whether all are within their bounds."""
-    print(f"\n{'':<34}{'here':>12}{'reference':>12}{'off by':>10}{'bound':>9}")
-    for label, value, reference, deviation, bound in checks:
-        verdict = "" if deviation <= bound else "  EXCEEDED"
-        print(f"{label:<34}{value:>12.8g}{reference:>12.8g}{deviation:>10.2g}{bound:>9.2g}{verdict}")
-    return all(deviation <= bound for *_, deviation, bound in checks)
-
-
-def worst(label, value, reference, bound):
-    """A check of two arrays, relative, where they differ most."""
-    deviation = np.abs(value / reference - 1)
-    i = deviation.argmax()
-    return label, value[i], reference[i], deviation[i], bound
+    return Variable(value=double(value))
 
 
 def draw_picture(path, years, flow, level, fall):
     """Flows, level and its 90 % band, and the years to come."""
     mean, sd = level.mean.asnumpy(), np.sqrt(level.variance.asnumpy())
-    ink, faint, blue, orange = "#222222", "#777777", "#0B5FA5", "#E66100"
     known, ahead = slice(0, len(years)), slice(len(years) - 1, None)
     all_years = np.arange(years[0], years[0] + len(mean))
-    style = {"axes.edgecolor": faint, "axes.spines.right": False, "axes.spines.top": False, "text.color": ink}
-    with plt.rc_context({**style, "xtick.color": faint, "ytick.color": faint, "axes.labelcolor": ink}):
+    with plt.rc_context(LARGE):
         figure, axes = plt.subplots(figsize=(10.7, 5.6))
         figure.subplots_adjust(left=0.075, right=0.985, bottom=0.1, top=0.84)
         for part, alpha in ((known, 0.25), (ahead, 0.12)):
             low, high = mean[part] - NORMAL_90 * sd[part], mean[part] + NORMAL_90 * sd[part]
-            axes.fill_between(all_years[part], low, high, color=blue, alpha=alpha, linewidth=0)
-        axes.plot(years, flow, color=faint, linewidth=0.6, alpha=0.6)
-        axes.plot(years, flow, "o", color=ink, markersize=3.6, markeredgewidth=0)
-        axes.plot(all_years[known], mean[known], color=blue, linewidth=2.4)
-        axes.plot(all_years[ahead], mean[ahead], color=blue, linewidth=2.0, linestyle=(0, (2, 1.5)))
-        axes.axvline(DAM, color=orange, linewidth=1.4, linestyle=(0, (5, 3)), zorder=0)
-        label_picture(axes, fall, mean, ink, blue, orange)
+            axes.fill_between(all_years[part], low, high, color=BLUE, alpha=alpha, linewidth=0)
+        axes.plot(years, flow, color=FAINT, linewidth=0.6, alpha=0.6)
+        axes.plot(years, flow, "o", color=INK, markersize=3.6, markeredgewidth=0)
+        axes.plot(all_years[known], mean[known], color=BLUE, linewidth=2.4)
+        axes.plot(all_years[ahead], mean[ahead], color=BLUE, linewidth=2.0, linestyle=(0, (2, 1.5)))
+        axes.axvline(DAM, color=ORANGE, linewidth=1.4, linestyle=(0, (5, 3)), zorder=0)
+        label_picture(axes, fall, mean)
         figure.savefig(path, dpi=150)
         plt.close(figure)
 
 
-def label_picture(axes, fall, mean, ink, blue, orange):
+def label_picture(axes, fall, mean):
     """Words and limits."""
     axes.set(xlim=(1869.5, 1981.5), ylim=(400, 1440))
-    axes.set_ylabel("flow of the Nile at Aswan (10$^8$ m$^3$ a year)", size=11.5)
-    axes.tick_params(labelcolor=ink, labelsize=10)
+    axes.set_ylabel("flow of the Nile at Aswan (10$^8$ m$^3$ a year)")
     axes.text(0, 1.12, "A century of the Nile as one Gaussian", transform=axes.transAxes, size=16, weight="bold")
     words = "Each year's flow (dots) is a level that drifts, plus noise. The level and its 90 % band, given all flows."
     axes.text(0, 1.055, words, transform=axes.transAxes, size=11)
-    axes.text(DAM + 1, 1392, "1899: work on the first dam begins", color=orange, size=11, weight="bold")
+    axes.text(DAM + 1, 1392, "1899: work on the first dam begins", color=ORANGE, size=11, weight="bold")
     words = f"From then on the level was lower, on average,\nby {fall[0]:.0f} ± {NORMAL_90 * fall[1]:.0f} (90 %)"
     axes.text(DAM + 1, 1372, words, size=10.5, va="top", linespacing=1.35)
-    axes.text(1976, mean[-1] + 245, "ten years\nto come", color=blue, size=10.5, ha="center", linespacing=1.3)
+    axes.text(1976, mean[-1] + 245, "ten years\nto come", color=BLUE, size=10.5, ha="center", linespacing=1.3)
 
 
 def main(arguments=None):
     """Fit, smooth, print and draw; the exit status is 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=100, help="per learning rate (default: 100)")
-    parser.add_argument("--output", type=Path, default=Path("kalman_smoothing.png"), help="the picture")
-    options = parser.parse_args(arguments)
-    # MXFusion warns when an inference makes its parameters, and when a further run() keeps them.
-    for message in ("InferenceParameters has already been", "Trying to initialize the inference"):
-        warnings.filterwarnings("ignore", message=message)
-
-    years, flow = np.loadtxt(DATA, delimiter=",", skiprows=1).T
+    options = parse(arguments, __doc__, "kalman_smoothing", iterations=100)
+    years, flow = read_table("nile.csv", ["time", "value"]).T
     noise, step, log_likelihood = fit_variances(flow, options.iterations)
     level = level_given_flow(flow, noise, step, HORIZON)
     mean, variance, exact = kalman_smoother(flow, noise, step, HORIZON)
-    passed = report(
-        [
-            ("noise variance, published", noise, PUBLISHED_NOISE, abs(noise / PUBLISHED_NOISE - 1), 1e-3),
-            ("step variance, published", step, PUBLISHED_STEP, abs(step / PUBLISHED_STEP - 1), 1e-3),
-            ("log likelihood, Kalman filter", log_likelihood, exact, abs(log_likelihood / exact - 1), 1e-9),
-            worst("level, Kalman smoother", level.mean.asnumpy(), mean, 1e-9),
-            worst("its variance, Kalman smoother", level.variance.asnumpy(), variance, 1e-9),
-        ]
-    )
-    print("Deviations are relative; of a curve the year furthest off is shown.")
     fall = fall_of_level(level, years)
     words = f"lower by {fall[0]:.0f} +- {NORMAL_90 * fall[1]:.0f} (90 %), in 10^8 m^3 a year"
-    print(f"\nFrom {DAM} on the level was on average {words}.")
+    print(f"From {DAM} on the level was on average {words}.")
     draw_picture(options.output, years, flow, level, fall)
-    print(f"The picture is in {options.output.resolve()}")
-    if not passed:
-        print("The fit is not what it must be; try more --iterations.", file=sys.stderr)
-        return 1
-    return 0
+    checks = {
+        "noise variance, published": compare(noise, PUBLISHED_NOISE, 1e-3, relative=True),
+        "step variance, published": compare(step, PUBLISHED_STEP, 1e-3, relative=True),
+        "log likelihood, Kalman filter": compare(log_likelihood, exact, 1e-9, relative=True),
+        "level, Kalman smoother": compare(level.mean.asnumpy(), mean, 1e-9, relative=True),
+        "its variance, Kalman smoother": compare(level.variance.asnumpy(), variance, 1e-9, relative=True),
+    }
+    print("Below, all deviations are relative.")
+    return conclude(checks, options.output, "reference")
 
 
 if __name__ == "__main__":

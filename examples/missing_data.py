@@ -11,8 +11,8 @@ which is about normal where the ozone itself is far from it.) This script
    and must be what the EM algorithm, written here in NumPy, converges to;
 2. fills the gaps: a mean and a 90 % band for each, and draws of all of them together;
 3. hides each day's ozone, and counts how often the band holds it all the same;
-4. asks on how many days the ozone exceeded the 80 ppb that were the national standard. The means of the gaps cannot
-   say, for they leave out the extremes. The draws can.
+4. asks on how many days there were more than 80 ppb of ozone. The means of the gaps cannot say, for they leave out the
+   extremes. The draws can.
 
 It ends with an error if the fit differs from EM by more than the bounds it prints. The bands know of the spread of the
 air, not of that of the estimates, which adds little with 153 days.
@@ -31,7 +31,7 @@ from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxnet as mx
 import numpy as np
-from _common import INK, SETTINGS, conclude, double, fit, parse, plt, read_table
+from _common import INK, NORMAL_90, SETTINGS, conclude, double, fit, parse, plt, read_table
 from mxfusion import Model, Variable
 
 COLUMNS = {
@@ -42,9 +42,8 @@ COLUMNS = {
 }
 DIM = len(COLUMNS)
 OZONE, TEMPERATURE = 0, 3  # their positions
-STANDARD = 80.0  # ppb: the national standard of 1971 for the mean of an hour
+HIGH = 80.0  # ppb
 NUM_DRAWS = 4000
-Z_90 = 1.6449  # a normal is within this many sd of its mean with probability 90 %
 BOUNDS = {"mean, in sd of the data": 1e-3, "covariance, in sd^2 of the data": 1e-3}
 KNOWN, FILLED = "#6B6B6B", "#D55E00"
 
@@ -64,7 +63,7 @@ def fit_missing(x, iterations):
     model.mean = Variable(shape=(DIM,), initial_value=mx.nd.zeros(DIM))
     model.covariance = Variable(shape=(DIM, DIM), transformation=PositiveDefinite(), initial_value=mx.nd.eye(DIM))
     model.X = MultivariateNormal(mean=model.mean, covariance=model.covariance, shape=(model.N, DIM), missing=True)
-    parameters = fit(model, x, iterations)
+    parameters = fit(model, iterations, X=x)
     return parameters[model.mean].asnumpy(), parameters[model.covariance].asnumpy()
 
 
@@ -114,7 +113,7 @@ def impute_ozone(x, mean, covariance, centre, scale):
 
 def band(imputed):
     """Lower and upper ends (2, N) of the 90 % bands, in ppb: a quantile goes through the cube as it is."""
-    reach = Z_90 * imputed.sd
+    reach = NORMAL_90 * imputed.sd
     return ppb(np.array([imputed.mean - reach, imputed.mean + reach]))
 
 
@@ -124,9 +123,9 @@ def ppb(cube_root):
 
 
 def exceedances(cube_root):
-    """On how many days, the last axis, the standard is exceeded."""
+    """On how many days, the last axis, the ozone was high."""
     # One day has exactly 80 ppb, and the cube of its cube root is a little more.
-    return (ppb(cube_root) > STANDARD + 1e-6).sum(axis=-1)
+    return (ppb(cube_root) > HIGH + 1e-6).sum(axis=-1)
 
 
 def coverage(x, mean, covariance, centre, scale):
@@ -184,8 +183,8 @@ def draw_picture(path, days, x, imputed):
 def draw_ozone(axes, days, missing, imputed):
     """The ozone of every day."""
     draw_points(axes, days, missing, imputed)
-    axes.axhline(STANDARD, color=INK, linewidth=0.9, linestyle=(0, (4, 4)))
-    axes.annotate("national standard", (days[0], STANDARD), (0, 4), textcoords="offset points", size=9.5)
+    axes.axhline(HIGH, color=INK, linewidth=0.9, linestyle=(0, (4, 4)))
+    axes.annotate(f"{HIGH:.0f} ppb", (days[0], HIGH), (0, 4), textcoords="offset points", size=9.5)
     months = [datetime.date(1973, month, 1) for month in range(5, 11)]
     axes.set_xticks(months)
     axes.set_xticklabels([])
@@ -217,7 +216,7 @@ def draw_points(axes, x, missing, imputed):
 
 
 def draw_count(axes, cube_root, imputed):
-    """On how many days the standard was exceeded."""
+    """On how many days the ozone was high."""
     counts = exceedances(imputed.draws)
     values, times = np.unique(counts, return_counts=True)
     axes.bar(values, times / len(counts), width=0.8, color=FILLED, alpha=0.45, linewidth=0)
@@ -237,10 +236,10 @@ def draw_count(axes, cube_root, imputed):
         transform=axes.transAxes,
         **style,
     )
-    axes.set_xlabel(f"days above {STANDARD:.0f} ppb")
+    axes.set_xlabel(f"days above {HIGH:.0f} ppb")
     axes.set_ylabel("probability")
     axes.set_ylim(0, 1.3 * top)
-    title(axes, "How many days exceeded the standard?")
+    title(axes, f"On how many days was it above {HIGH:.0f} ppb?")
 
 
 def title(axes, words):
@@ -274,7 +273,7 @@ def main(arguments=None):
     counts = exceedances(imputed.draws)
     low, high = np.percentile(counts, [5, 95])
     print(f"\nOf {known} measured ozones, hidden one at a time, the 90 % band holds {inside}, {inside / known:.0%}.")
-    print(f"Days above {STANDARD:.0f} ppb: {exceedances(measured[:, OZONE])} measured,", end=" ")
+    print(f"Days above {HIGH:.0f} ppb: {exceedances(measured[:, OZONE])} measured,", end=" ")
     print(f"{exceedances(imputed.mean)} with medians in the gaps,", end=" ")
     print(f"{counts.mean():.1f} by draws (90 %: {low:.0f} to {high:.0f})")
 
@@ -282,7 +281,7 @@ def main(arguments=None):
     days = [first + datetime.timedelta(day) for day in range(len(x))]
     draw_picture(options.output, days, measured, imputed)
     found = [np.abs(mean - em_mean).max(), np.abs(covariance - em_covariance).max()]
-    return conclude({name: (number, bound) for number, (name, bound) in zip(found, BOUNDS.items())}, options.output)
+    return conclude(dict(zip(BOUNDS, zip(found, BOUNDS.values()))), options.output)
 
 
 if __name__ == "__main__":

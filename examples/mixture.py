@@ -78,7 +78,7 @@ def fit_mixture(x, iterations):
     start = double(np.broadcast_to(0.5 * np.eye(2), (2, 2, 2)))
     model.covariances = Variable(shape=(2, 2, 2), transformation=PositiveDefinite(), initial_value=start)
     model.X = GaussianMixture(model.weights, model.means, covariance=model.covariances, shape=(model.N, 2))
-    parameters = fit(model, x, iterations)
+    parameters = fit(model, iterations, X=x)
     return Mixture(*(parameters[v].asnumpy() for v in (model.weights, model.means, model.covariances)))
 
 
@@ -219,7 +219,7 @@ def main(arguments=None):
         np.abs(fitted.covariances - reference.covariances).max(),
         np.abs(chance - reference_chance).max(),
     ]
-    return conclude({name: (number, bound) for number, (name, bound) in zip(found, BOUNDS.items())}, options.output)
+    return conclude(dict(zip(BOUNDS, zip(found, BOUNDS.values()))), options.output)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ It ends with an error if they differ by more than the bounds it prints.
 Run ``python examples/quickstart.py``; it takes about 20 seconds.
 """
 
-import argparse
 import csv
 import sys
 import warnings
@@ -29,6 +28,7 @@ from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import mxnet as mx
 import numpy as np
+from _common import conclude, parse
 from mxfusion import Model, Variable
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
@@ -160,10 +160,7 @@ def in_units(estimate, centre, scale):
 
 def main(arguments=None):
     """Fit, print and draw; the exit status is 1 if a bound is exceeded."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--iterations", type=int, default=120, help="per learning rate (default: 120)")
-    parser.add_argument("--output", type=Path, default=Path("quickstart.png"), help="the picture")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, __doc__, "quickstart", iterations=120)
     # MXFusion warns when an inference makes its parameters, and when a further run() keeps them.
     for message in ("InferenceParameters has already been", "Trying to initialize the inference"):
         warnings.filterwarnings("ignore", message=message)
@@ -183,15 +180,8 @@ def main(arguments=None):
         exacts[species] = in_units(exact, centre, scale)
         print_table(f"{species} ({len(x)})", labels, fits[species], exacts[species])
 
-    print(f"\n{'Largest deviation':<37}{'found':>9}{'bound':>9}")
-    for (name, bound), found in zip(BOUNDS.items(), worst):
-        print(f"{name:<37}{found:>9.2g}{bound:>9.2g}{'' if found <= bound else '  EXCEEDED'}")
     draw_picture(options.output, labels, data, fits, exacts)
-    print(f"\nThe picture is in {options.output.resolve()}")
-    if not (worst <= np.array(list(BOUNDS.values()))).all():
-        print("The fit is not what it must be; try more --iterations.", file=sys.stderr)
-        return 1
-    return 0
+    return conclude(dict(zip(BOUNDS, zip(worst, BOUNDS.values()))), options.output)
 
 
 if __name__ == "__main__":

@@ -44,8 +44,7 @@ BOUNDS = {
     "held-out log density of a day": 1e-3,
 }
 GAUSSIAN, STUDENT, HELD_OUT = "#E66100", "#5D3A9B", "#F0F0F0"
-# Returns by their position. Here London was closed, and closed at 4755.4, which tells the dates.
-EVENTS = {"26 May 1997:\nFrance has voted": 1539, "28 October 1997:\nthe crash": 1650}
+NUM_LABELS = 2  # days that are labelled, those on which the Student t gained most
 
 
 class Fit(NamedTuple):
@@ -75,7 +74,7 @@ def learn(student, returns, held_out, iterations):
         model.X = MultivariateStudentT(model.freedom, model.mean, covariance=model.scale, shape=(model.N, DIM))
     else:
         model.X = MultivariateNormal(model.mean, covariance=model.scale, shape=(model.N, DIM))
-    parameters = fit(model, returns, iterations)
+    parameters = fit(model, iterations, X=returns)
 
     freedom = float(parameters[model.freedom].asscalar()) if student else np.inf
     found = Fit(freedom, parameters[model.mean].asnumpy(), parameters[model.scale].asnumpy())
@@ -201,7 +200,7 @@ def draw_picture(path, returns, gain, rarity):
 
 def draw_rarity(axes, rarity):
     """How rare each day was held to be, over how rare it was among the days held out."""
-    looks = zip((GAUSSIAN, STUDENT), ("o", "^"), ((-14, -4), (14, 16)))
+    looks = zip((GAUSSIAN, STUDENT), ("o", "^"), ((-14, -4), (16, -107)))
     for (name, probability), (colour, marker, offset) in zip(rarity.items(), looks):
         claimed = 1 / np.sort(probability)
         observed = len(claimed) / np.arange(1, len(claimed) + 1)
@@ -243,9 +242,10 @@ def draw_gain(axes, returns, gain):
     year, total = years(len(returns))[NUM_TRAINING:], np.cumsum(gain)
     axes.set_facecolor(HELD_OUT)
     axes.plot(year, total, color=STUDENT, linewidth=1.8)
-    for words, day in EVENTS.items():
-        place = (year[day - NUM_TRAINING], total[day - NUM_TRAINING])
-        axes.annotate(words, place, (-8, 0), textcoords="offset points", size=10.5, ha="right")
+    for day in np.argsort(gain)[-NUM_LABELS:]:
+        fall, market = min(zip(returns[NUM_TRAINING + day], MARKETS))
+        words = f"one day, on which\n{market} fell by {-fall:.1f} %"
+        axes.annotate(words, (year[day], total[day]), (-8, 0), textcoords="offset points", size=10.5, ha="right")
     axes.set_xlim(year[0], year[-1])
     axes.set_ylim(0, 1.08 * total.max())
     axes.set_xticks([1997, 1998])
@@ -296,7 +296,7 @@ def main(arguments=None):
         np.abs(student.scale - reference.scale).max(),
         max(np.abs(gaussian_log_pdf - expected["g"]).mean(), np.abs(student_log_pdf - expected["t"]).mean()),
     ]
-    return conclude({name: (number, bound) for number, (name, bound) in zip(found, BOUNDS.items())}, options.output)
+    return conclude(dict(zip(BOUNDS, zip(found, BOUNDS.values()))), options.output)
 
 
 if __name__ == "__main__":

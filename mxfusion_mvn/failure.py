@@ -32,6 +32,10 @@ class NotPositiveDefiniteError(InferenceError):
     """A matrix has no Cholesky factor; the message says which, where and by how much."""
 
 
+class NotFiniteError(NotPositiveDefiniteError):
+    """A matrix has NaN or infinity in it, without any computation having failed; the message says where."""
+
+
 class RepairWarning(UserWarning):
     """A matrix was not positive definite and has been repaired; the message says what was added."""
 
@@ -194,7 +198,8 @@ def check_finite(array, name, event_axes=2):
     :param name: what to call it in messages.
     :param event_axes: how many axes an event has.
     :returns: the numbers, a NumPy array of that shape.
-    :raises NotPositiveDefiniteError: naming the first such entry, or for the result of a failed computation.
+    :raises NotFiniteError: naming the first such entry.
+    :raises NotPositiveDefiniteError: for the result of a failed computation.
     """
     _wait(array, name)
     value = array.asnumpy()
@@ -202,7 +207,7 @@ def check_finite(array, name, event_axes=2):
     if len(bad):
         leading = value.ndim - event_axes
         index = _own_index(bad[0][:leading], value.shape) + tuple(int(i) for i in bad[0][leading:])
-        raise NotPositiveDefiniteError(
+        raise NotFiniteError(
             f"`{name}` is {value[tuple(bad[0])]} at index {index}; expected finite numbers. "
             "Look at what it is computed from; no repair is tried."
         )

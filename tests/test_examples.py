@@ -2,33 +2,17 @@
 """The examples, run as a user runs them, in a process of their own and from another folder."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from examples_runner import DATA, EXAMPLES, PNG_SIGNATURE, run_example
 from scipy.linalg import solve_discrete_are
 from tolerances import assert_close
-
-ROOT = Path(__file__).parent.parent
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def run_quickstart(folder, *arguments):
     """The finished process of examples/quickstart.py, whatever its exit status."""
     return run_example("quickstart", folder, *arguments)
-
-
-def run_example(name, folder, *arguments):
-    """The finished process of an example, whatever its exit status."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 def numbers_after(label, text):
@@ -41,7 +25,7 @@ def numbers_after(label, text):
 def measurements_of(species):
     """The complete measurements of a species, by NumPy alone."""
     table = np.genfromtxt(
-        ROOT / "examples" / "data" / "penguins.csv",
+        DATA / "penguins.csv",
         delimiter=",",
         names=True,
         dtype=None,
@@ -114,7 +98,7 @@ def test_quickstart_fails_where_it_has_not_converged(tmp_path):
 
 
 def test_policy_gradient_knows_its_optimum(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    monkeypatch.syspath_prepend(str(EXAMPLES))
     import policy_gradient as example
 
     root = np.sqrt(example.DISCOUNT)  # which takes the discount out of the Riccati equation

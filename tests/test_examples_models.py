@@ -2,32 +2,15 @@
 """The examples that fit one model to one table: run as a user runs them, and their references checked by SciPy."""
 
 import importlib
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
 from scipy import stats
 from tolerances import assert_close
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = ["missing_data", "mixture", "robust_returns"]
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def run_example(name, folder, *arguments, **environment):
-    """The finished process of an example, in a folder that is not its own, whatever its exit status."""
-    return subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +118,7 @@ def test_mixture_prints_the_published_likelihood(outputs):
 def test_mixture_says_what_to_install(tmp_path):
     (tmp_path / "sklearn").mkdir()
     (tmp_path / "sklearn" / "__init__.py").write_text("raise ImportError\n")
-    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    process = run_example("mixture", tmp_path, PYTHONPATH=path)
+    process = run_example("mixture", tmp_path, path=[tmp_path])
     assert process.returncode == 1
     assert "pip install scikit-learn" in process.stderr
 

@@ -1,35 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The examples whose covariance has structure, run as a user runs them, with small budgets."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from examples_runner import DATA, PNG_SIGNATURE, run_example
 from scipy.stats import multivariate_normal
 from tolerances import assert_close
 
-ROOT = Path(__file__).parent.parent
-DATA = ROOT / "examples" / "data"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 BUDGETS = {"probabilistic_pca": 110, "gaussian_process": 50, "kalman_smoothing": 60}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"
-
-
-def run_example(name, folder, *arguments, path=()):
-    """The finished process, whatever its exit status; `path` goes before all others that Python imports from."""
-    path = [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [sys.executable, str(ROOT / "examples" / f"{name}.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "PYTHONIOENCODING": "utf-8"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=300,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.failure import NotFiniteError
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.missing import PartlyObserved
 
@@ -88,15 +89,20 @@ class MultivariateNormal(VectorDistribution):
         gaussian = Gaussian(mean, self._structure(matrix[self.form], random_variable.shape[-1]))
         # Draws of a latent variable have nothing missing, and would only be waited for.
         if self._missing and random_variable.shape[0] == 1:
+            if self._policy() is not None:
+                gaussian.structure.log_det()  # reports a failure of training; the data, read first, would hide it
             observed = random_variable.reshape(random_variable.shape[1:])
             return PartlyObserved(gaussian, observed, self._policy(), self._full_name(self.form)).log_pdf()
         try:
-            return gaussian.log_pdf(random_variable)
-        finally:
-            # NaN in the data is worth more to know than the NaN it made of a learned matrix. But MXNet raises an old
-            # failure at whatever is read first, and the factorisation reports it better.
-            if self._policy() is not None:
-                self._refuse_nan(random_variable)
+            log_pdf = gaussian.log_pdf(random_variable)
+        except NotFiniteError:
+            # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
+            # MXNet hands out garbage, also for the data.
+            self._refuse_nan(random_variable)
+            raise
+        if self._policy() is not None:
+            self._refuse_nan(random_variable)
+        return log_pdf
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
