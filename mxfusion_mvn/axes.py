@@ -104,7 +104,8 @@ def complement(index, size):
     :param size: D.
     :returns: list of integers, ascending.
     """
-    return [i for i in range(size) if i not in set(index)]
+    taken = set(index)
+    return [i for i in range(size) if i not in taken]
 
 
 def broadcast_shapes(*shapes):

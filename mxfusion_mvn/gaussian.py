@@ -26,7 +26,7 @@ class Gaussian:
     """
     N(mean, Sigma) over the last axis. Give Sigma in exactly one way.
 
-    Beside NDArrays, every vector may also be a NumPy array or a list, which takes their dtype and context.
+    Beside NDArrays, mean, value and noise may also be NumPy arrays or lists, which take their dtype and context.
 
     :param mean: NDArray or Symbol (B..., D), or (B..., 1) or a number for the same mean in all D entries.
     :param covariance: Sigma (B'..., D, D), or any :class:`~mxfusion_mvn.structures.Structure`.
@@ -93,6 +93,7 @@ class Gaussian:
         value = arrays.as_array("value", value, self.mean, self._dim())
         if not self._is_widened(value):
             return _log_pdf(subtract(value, self.mean), self.structure)
+        self.structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
         # In float32 each power of ten of the condition number costs a digit of seven.
         residual = subtract(value.astype("float64"), self.mean.astype("float64"))
         return _log_pdf(residual, self.structure.in_float64()).astype("float32")
@@ -290,11 +291,11 @@ class Gaussian:
         return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
 
     def _as_mean(self, mean):
-        if isinstance(mean, mx.sym.Symbol):
-            return mean
-        if isinstance(mean, mx.nd.NDArray):
-            return arrays.as_array("mean", mean, mean, None if mean.shape[-1] == 1 else self.structure.dim())
         template = self.structure.template()
+        if namespace(template) is mx.sym and isinstance(mean, mx.sym.Symbol):
+            return mean
+        if isinstance(mean, mx.nd.NDArray) and namespace(template) is mx.nd:
+            return arrays.as_array("mean", mean, template, None if mean.shape[-1] == 1 else self.structure.dim())
         if isinstance(mean, numbers.Real):
             return namespace(template).zeros_like(template) + mean
         return arrays.as_array("mean", mean, template, self.structure.dim())
@@ -368,6 +369,7 @@ def kl_divergence(p, q):
 
 
 def _log_pdf(residual, structure):
+    structure = structure.for_one_computation()
     normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
     log_pdf = -0.5 * add(squared_norm(structure.whiten(residual)), normaliser)
     off_support = structure.off_support(residual)

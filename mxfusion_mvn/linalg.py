@@ -334,9 +334,9 @@ def ridge_split(matrix, factor, rows):
 
 def split(matrix):
     """
-    A matrix as the sum of two, the first with so few significant bits that products of two such are exact.
+    A matrix as the sum of two, in float32 the first with so few significant bits that products of two such are exact.
 
-    In float32 these are at most 11, on one grid per row, by adding and subtracting a large number (Rump, Ogita and
+    These are at most 11, on one grid per row, by adding and subtracting a large number (Rump, Ogita and
     Oishi, Accurate floating-point summation, SIAM J. Sci. Comput. 31, 2008). The derivative is that of the matrix.
 
     :param matrix: (B..., D, E).

@@ -12,7 +12,7 @@ There is one factor for each distinct pattern, not for each row. The rows of a p
 with about as many rows (up to a factor of two) in one call, so the work does not depend on how many patterns there are.
 """
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import broadcast_shapes
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.gaussian import LOG_2PI
@@ -27,12 +27,15 @@ class PartlyObserved:
 
     :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
         (E..., V...) ending in those of value, or broadcasting to them.
-    :param value: NDArray (V..., D), NaN where an entry is missing. It is read here, which waits for it.
+    :param value: NDArray or NumPy array (V..., D), NaN where an entry is missing. It is read here, which waits for it.
     :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call the covariance in messages.
     """
 
     def __init__(self, gaussian, value, on_failure=RAISE, name="covariance"):
+        value = arrays.as_array("value", value, gaussian.mean, gaussian.structure.dim())
+        self._on_failure = on_failure
+        self._name = name
         self._value_axes = value.shape[:-1]
         self._dim = value.shape[-1]
         self._count = int(np.prod(self._value_axes, dtype=int))
@@ -107,11 +110,15 @@ class PartlyObserved:
         :param noise: standard normals (S, V..., D) instead of fresh ones.
         :returns: NDArray (S, V..., D).
         """
+        if any(size > 1 for size in self._extra):
+            arrays.refuse(
+                "gaussian", f"extra leading axes {self._extra}", "none for draws", "Draw from each by itself."
+            )
         if noise is None:
             shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
             noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
         noise = noise.reshape((-1, self._count, self._dim))
-        root = linalg.cholesky(self._covariance)
+        root = factor(self._covariance, self._on_failure, self._name)
         prior = _multiply_rows(root, noise)
         correction = self._regress(mx.nd.broadcast_sub(self._residual(), mx.nd.broadcast_mul(prior, self._mask)))
         drawn = mx.nd.broadcast_add(self._mean, prior + correction)

@@ -54,12 +54,23 @@ def draw_samples(assignment, noise, components):
     """
     # Every component is drawn from and one is kept: a matrix for each row would be larger than K rows.
     drawn = components.draw_samples(noise=noise.expand_dims(-2))
+    _check_count(assignment, drawn.shape[-2])
     return mx.nd.sum(multiply(drawn, assignment.expand_dims(-1)), axis=-2)
 
 
 def _terms(value, weights, components):
     """m (B...) and w_k exp(l_k - m), (B..., K)."""
     log_pdf = components.log_pdf(value.expand_dims(-2))
+    _check_count(weights, log_pdf.shape[-1])
     largest = mx.nd.max(constant(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
     exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT)
     return largest.reshape(largest.shape[:-1]), multiply(mx.nd.exp(exponent), weights)
+
+
+def _check_count(weights, components):
+    """One weight would broadcast to many components, and the density would no longer integrate to one."""
+    if weights.shape[-1] < components:
+        raise ValueError(
+            f"`weights`: got {weights.shape[-1]} for {components} components; expected one for each. "
+            "Write them out, each 1 / K for equal weights."
+        )

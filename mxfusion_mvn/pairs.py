@@ -26,6 +26,7 @@ def kl_divergence(difference, p, q):
     :param q: that of q.
     :returns: the broadcast of all leading axes; infinite unless p and q have the same support.
     """
+    p, q = p.for_one_computation(), q.for_one_computation()
     log_ratio = subtract(q.log_det(), plus_rank(p.log_det(), p.rank(), 1.0))
     divergence = 0.5 * add(add(_trace(q, p), squared_norm(q.whiten(difference))), log_ratio)
     if is_singular(p) or is_singular(q):
@@ -53,6 +54,7 @@ def product(difference, p, q):
             "`other`: got a second singular covariance; expected at most one. There may be no point where both have a "
             "density: describe one of them by a regular covariance."
         )
+    p, q = p.for_one_computation(), q.for_one_computation()
     root = p.root()
     whitened = linalg.transpose(q.whitening().on_rows(linalg.transpose(root)))
     ridge = linalg.ridge_factor(whitened)

@@ -7,6 +7,7 @@ import warnings
 from typing import Callable, Dict, NamedTuple, Tuple
 
 from mxfusion_mvn import (
+    Gaussian,
     GaussianMixture,
     LowRankMultivariateNormal,
     MatrixNormal,
@@ -14,9 +15,11 @@ from mxfusion_mvn import (
     NotPositiveDefiniteError,
     OnFailure,
     RepairWarning,
+    mixture,
 )
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite, Simplex
 
+import mpmath
 import mxnet as mx
 import numpy as np
 import oracles
@@ -571,6 +574,11 @@ def test_variational_posterior_of_a_mean(distribution, rng):
 
 
 REFUSED = [
+    (
+        lambda: GaussianMixture(1.0, np.zeros((5, 3)), shape=(4, 3)),
+        r"`weights`: got shape \(1,\); expected \(..., 5\), one for each component. Write np.full",
+    ),
+    (lambda: MultivariateStudentT(4.0, shape=(3,), on_failure="jitter"), r"`on_failure`: got 'jitter'; .*OnFailure\("),
     (lambda: MultivariateStudentT(-1.0, shape=(3,)), "`degrees_of_freedom`: got -1.0 .* positive"),
     (
         lambda: MultivariateStudentT(np.ones(3), shape=(3,)),
@@ -656,12 +664,67 @@ def test_a_broken_side_is_reported_by_name_or_repaired(rng):
             assert "`column_covariance` of variable `X` is not positive definite" in messages[0]
 
 
+def test_a_number_of_rows_that_does_not_fit_is_named_at_run_time(rng):
+    model = declare(LowRankMultivariateNormal, (4, 3), mean=(4, 3), factor=(3, 1), diagonal=(3,))
+    variables = {model.mean.uuid: nd(np.zeros((1, 4, 3))), model.factor.uuid: nd(np.ones((1, 3, 1)))}
+    variables[model.diagonal.uuid] = nd(np.ones((1, 3)))
+    for rows in (1, 5):  # one row would be counted four times
+        variables[model.X.uuid] = nd(np.zeros((1, rows, 3)))
+        with pytest.raises(
+            InferenceError, match=r"`mean` of variable `X`: got shape \(1, 4, 3\); expected it to end in"
+        ):
+            model.X.factor.log_pdf(mx.nd, variables)
+    variables[model.X.uuid], variables[model.mean.uuid] = nd(np.zeros((3, 4, 3))), nd(np.zeros((2, 4, 3)))
+    with pytest.raises(InferenceError, match="got 2 samples; expected 1 or 3"):
+        model.X.factor.log_pdf(mx.nd, variables)
+
+
+@pytest.mark.parametrize("freedom", [30.0, 1e4, 1e6])
+def test_many_degrees_of_freedom_in_float32(freedom):
+    """The difference of the log gammas cancels, in the value and more so in the gradient."""
+    model = declare(MultivariateStudentT, (1, 3), "float32", degrees_of_freedom=(1,))
+    variables = {v.uuid: v.constant.expand_dims(0) for v in model.get_constants()}
+    variables[model.X.uuid] = nd(np.ones((1, 1, 3)), "float32")
+    freedoms = nd(np.array([[freedom]]), "float32")
+    freedoms.attach_grad()
+    variables[model.degrees_of_freedom.uuid] = freedoms
+    with mx.autograd.record():
+        log_pdf = model.X.factor.log_pdf(mx.nd, variables)
+        log_pdf.backward()
+
+    def exact(nu):
+        gammas = mpmath.loggamma((nu + 3) / 2) - mpmath.loggamma(nu / 2)
+        return gammas - 1.5 * mpmath.log(nu * mpmath.pi) - (nu + 3) / 2 * mpmath.log1p(3 / nu)
+
+    with mpmath.workdps(60):
+        value, slope = exact(mpmath.mpf(freedom)), mpmath.diff(exact, mpmath.mpf(freedom))
+    assert_close(log_pdf, [[float(value)]], rtol=3e-6)
+    assert_close(freedoms.grad, [[float(slope)]], rtol=0.02, atol=1e-12)
+
+
+def test_a_failure_of_training_is_reported_by_name(rng):
+    """The degrees of freedom must not be read before the matrix, or they take the error for themselves."""
+    model = Model()
+    model.N = Variable()
+    model.C = Variable(shape=(2, 2), initial_value=nd(np.array([[1.0, 0.9], [0.9, 1.0]]), "float32"))
+    model.X = MultivariateStudentT(4.0, covariance=model.C, shape=(model.N, 2))
+    inference = GradBasedInference(MAP(model, [model.X]))
+    with pytest.raises(NotPositiveDefiniteError, match="`covariance` of variable `X`"):
+        inference.run(X=nd(rng.normal(size=(50, 2)), "float32"), optimizer="sgd", learning_rate=1.0, max_iter=20)
+
+
+def test_one_weight_for_many_components_is_refused_at_run_time():
+    components = Gaussian(nd(np.zeros((5, 3))), covariance=nd(np.eye(3)[None]))
+    with pytest.raises(ValueError, match="`weights`: got 1 for 5 components; expected one for each"):
+        mixture.log_pdf(nd(np.zeros((4, 3))), nd(np.ones(1)), components)
+
+
 def test_a_function_output_of_the_wrong_size_is_named_at_run_time(rng):
     model = declare(LowRankMultivariateNormal, (4, 3), mean=(3,), factor=(3, 1), diagonal=(3,))
     variables = {model.mean.uuid: nd(np.zeros((1, 2))), model.factor.uuid: nd(np.ones((1, 3, 1)))}
     variables.update({model.diagonal.uuid: nd(np.ones((1, 3))), model.X.uuid: nd(np.zeros((1, 4, 3)))})
     with pytest.raises(
-        InferenceError, match=r"`mean` of variable `X`: got shape \(1, 2\); expected it to end in \(3,\)"
+        InferenceError, match=r"`mean` of variable `X`: got shape \(1, 2\); expected it to end in \(4, 3\)"
     ):
         model.X.factor.log_pdf(mx.nd, variables)
     variables[model.mean.uuid] = nd(np.zeros((2, 3)))

@@ -727,3 +727,17 @@ def test_values_that_are_no_covariance_are_refused_unless_not_looked_at(given, m
     with pytest.raises(NotPositiveDefiniteError, match=message):
         Gaussian(0.0, **given)
     assert not np.isfinite(Gaussian(0.0, **given, on_failure=None).log_pdf(nd([[1.0, 1.0]])).asnumpy()).all()
+
+
+@pytest.mark.parametrize("form", ["covariance", "precision"])
+def test_a_trained_matrix_is_factored_once_in_one_density(form, monkeypatch):
+    factored = []
+    potrf = mx.nd.linalg.potrf
+    monkeypatch.setattr(mx.nd.linalg, "potrf", lambda a, **kwargs: factored.append(a.shape) or potrf(a, **kwargs))
+    matrix = mx.nd.eye(3)
+    matrix.attach_grad()
+    gaussian = Gaussian(0.0, **{form: matrix})
+    for _ in range(2):  # a second step, after the graph of the first is gone
+        with mx.autograd.record():
+            gaussian.log_pdf(mx.nd.ones((5, 3))).sum().backward()
+    assert factored == [(3, 3)] * 2

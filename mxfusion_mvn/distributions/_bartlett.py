@@ -125,9 +125,10 @@ class BartlettDistribution(VectorDistribution):
         :raises InferenceError: outside ``autograd.record()``, if the degrees of freedom are not greater than D - 1.
         """
         dim = random_variable.shape[-1]
-        self._check_freedom(degrees_of_freedom, dim)
+        # First, for MXNet raises an old failure at whatever is read first, and a factorisation reports it by name.
         value = self._factor_of(random_variable)
         ratio = self._ratio(value, self._scale_factor(matrix, dim))
+        self._check_freedom(degrees_of_freedom, dim)
         freedom = degrees_of_freedom.reshape(degrees_of_freedom.shape[:-1])
         log_pdf = axes.multiply(freedom, linalg.log_abs_det(ratio) - 0.5 * dim * math.log(2))
         log_pdf = log_pdf - 0.5 * mx.nd.sum(mx.nd.square(ratio), axis=(-2, -1))
@@ -149,8 +150,8 @@ class BartlettDistribution(VectorDistribution):
         """
         self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
         dim = rv_shape[-1]
-        self._check_freedom(degrees_of_freedom, dim)
         scale = self._scale_factor(matrix, dim)
+        self._check_freedom(degrees_of_freedom, dim)
         steps = mx.nd.arange(dim, dtype=degrees_of_freedom.dtype, ctx=degrees_of_freedom.context)
         freedom = self._diagonal_freedom(degrees_of_freedom, steps).broadcast_to((num_samples,) + rv_shape[:-1])
         normals = self._normal_noise((num_samples,) + rv_shape, like=scale)
@@ -192,7 +193,7 @@ class BartlettDistribution(VectorDistribution):
     def _check_freedom(self, freedom, dim):
         if self._policy() is None:
             return
-        value = freedom.asnumpy()
+        value = failure.check_finite(freedom, self._full_name("degrees_of_freedom"), event_axes=1)
         if not (value > dim - 1).all():
             raise InferenceError(
                 f"`{self._full_name('degrees_of_freedom')}`: got {value.min():.6g}; expected more than D - 1 = "

@@ -9,9 +9,10 @@ import inspect
 import numbers
 from typing import Dict, Tuple
 
+from mxfusion_mvn import checks
 from mxfusion_mvn.axes import align_samples
 from mxfusion_mvn.distributions import _inputs
-from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.failure import RAISE, NotFiniteError, OnFailure, check_finite
 from mxfusion_mvn.linalg import constant
 
 import mxnet as mx
@@ -66,6 +67,8 @@ class VectorDistribution(Distribution):
             dtype=dtype,
             ctx=ctx,
         )
+        if on_failure is not None and not isinstance(on_failure, OnFailure):
+            checks.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
         self._on_failure = on_failure
 
     def replicate_self(self, attribute_map=None):
@@ -131,7 +134,16 @@ class VectorDistribution(Distribution):
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
         :returns: NDArray (S or 1, B...).
         """
-        log_pdf = self.log_pdf_impl(F=F, **self._arrays(self.inputs + self.outputs, variables))
+        arrays = self._arrays(self.inputs + self.outputs, variables)
+        try:
+            log_pdf = self.log_pdf_impl(F=F, **arrays)
+        except NotFiniteError:
+            # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
+            # MXNet hands out garbage, also for the data.
+            self._refuse_nan(arrays["random_variable"])
+            raise
+        if self._policy() is not None:
+            self._refuse_nan(arrays["random_variable"])
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -165,29 +177,36 @@ class VectorDistribution(Distribution):
     def _arrays(self, edges, variables):
         """Inputs and random variable by name, aligned: (S or 1, B..., event)."""
         arrays = self._collect(edges, variables)
-        self._check_sizes(arrays, arrays["random_variable"].shape)
+        self._check_sizes(arrays, arrays["random_variable"].shape[1:])
+        self._check_samples(arrays, max(array.shape[0] for array in arrays.values()))
         return align_samples(arrays, self._event_axes())
 
     def _collect(self, edges, variables):
         arrays = {name: variables[variable.uuid] for name, variable in edges}
         dtypes = {array.dtype for array in arrays.values() if isinstance(array, mx.nd.NDArray)}
+        held = [array for array in arrays.values() if isinstance(array, mx.nd.NDArray)]
         for name, array in arrays.items():
             if isinstance(array, numbers.Real):  # the value of Variable(value=2.) reaches a factor as a bare float
-                arrays[name] = mx.nd.full((1,) * (1 + len(self.EVENT[name])), array, dtype=max(dtypes, key=_bits))
+                dtype = max(dtypes, key=_bits) if dtypes else np.dtype(self.dtype)
+                shape = (1,) * (1 + len(self.EVENT[name]))
+                arrays[name] = mx.nd.full(shape, array, dtype=dtype, ctx=held[0].context if held else self.ctx)
             elif len(dtypes) > 1:
                 arrays[name] = array.astype(max(dtypes, key=_bits), copy=False)
         return arrays
 
     def _check_sizes(self, arrays, shape):
-        """Refuse what definition could not: the host knows no shape of what a function puts out."""
+        """Refuse what definition could not: the host knows no shape of what a function puts out, nor how many rows."""
         sizes = self._sizes(shape)
+        batch = shape[: len(shape) - len(self.EVENT["random_variable"])]
         for name, array in arrays.items():
             letters = self.EVENT[name]
-            expected = tuple(sizes.get(letter, size) for letter, size in zip(letters, array.shape[-len(letters) :]))
-            if any(got not in (1, size) for got, size in zip(array.shape[-len(letters) :], expected)):
+            own, event = array.shape[1 : -len(letters)], array.shape[-len(letters) :]
+            expected = tuple(sizes.get(letter, size) for letter, size in zip(letters, event))
+            fits = all(mine in (1, wanted) for mine, wanted in zip(reversed(own), reversed(batch)))
+            if not fits or any(got not in (1, size) for got, size in zip(event, expected)):
                 raise InferenceError(
-                    f"`{self._full_name(name)}`: got shape {array.shape}; expected it to end in {expected}. "
-                    "Check what it is computed from, or the data."
+                    f"`{self._full_name(name)}`: got shape {array.shape}; expected it to end in {batch + expected}, or "
+                    "in what broadcasts to it. Check what it is computed from, or the data."
                 )
 
     def _check_samples(self, arrays, samples):
@@ -224,8 +243,18 @@ class VectorDistribution(Distribution):
                 "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
             )
 
+    def _refuse_nan(self, random_variable):
+        bad = np.argwhere(np.isnan(random_variable.asnumpy()))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0][1:])
+            raise InferenceError(
+                f"`{self.outputs[0][1].name}` is nan at index {index}; expected numbers. If entries of the data are "
+                "missing, declare it as MultivariateNormal(..., missing=True); if it is learned, use a smaller "
+                "learning rate."
+            )
+
     def _check_positive(self, name, array):
-        value = array.asnumpy()
+        value = check_finite(array, self._full_name(name), event_axes=1)
         if not (value > 0).all():
             raise InferenceError(
                 f"`{self._full_name(name)}`: got {value.min():.6g}; expected positive numbers. If it is learned, "

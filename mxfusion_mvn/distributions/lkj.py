@@ -16,7 +16,7 @@ Such a row is (z, sqrt(2 g)) divided by its norm, with i standard normals z and 
 
 import math
 
-from mxfusion_mvn import checks, linalg
+from mxfusion_mvn import checks, failure, linalg
 from mxfusion_mvn.distributions import _bartlett, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_gamma
@@ -66,15 +66,17 @@ class LKJCholesky(VectorDistribution):
             matrix, or the concentration is not positive.
         """
         if self._policy() is not None:
-            self._check_positive("concentration", concentration)
             self._check_value(random_variable)
+            self._check_positive("concentration", concentration)
         dim = random_variable.shape[-1]
         rows = mx.nd.arange(dim, dtype=concentration.dtype, ctx=concentration.context)
         shape = _shapes(concentration, rows)
+        exact = concentration.astype("float64")  # the log gammas cancel for a large concentration
+        peak = dim * log_gamma(exact + 0.5 * (dim - 1)).reshape(concentration.shape[:-1])
+        constant = peak - mx.nd.sum(log_gamma(_shapes(exact, rows.astype("float64"))), axis=-1)
+        constant = (constant - 0.25 * dim * (dim - 1) * math.log(math.pi)).astype(concentration.dtype)
         exponents = mx.nd.broadcast_mul(2 * shape - 2, rows > 0)  # the first row is fixed
         kernel = mx.nd.sum(mx.nd.broadcast_mul(exponents, mx.nd.log(linalg.diagonal(random_variable))), axis=-1)
-        peak = dim * log_gamma(concentration + 0.5 * (dim - 1)).reshape(concentration.shape[:-1])
-        constant = peak - mx.nd.sum(log_gamma(shape), axis=-1) - 0.25 * dim * (dim - 1) * math.log(math.pi)
         return mx.nd.broadcast_add(kernel, constant)
 
     def draw_samples_impl(self, concentration, rv_shape, num_samples=1, F=None):
@@ -99,7 +101,8 @@ class LKJCholesky(VectorDistribution):
         return mx.nd.broadcast_div(noise, mx.nd.sqrt(mx.nd.sum(mx.nd.square(noise), axis=-1, keepdims=True)))
 
     def _check_value(self, random_variable):
-        defect = correlation_factor_defect(random_variable.asnumpy())
+        name = self._full_name("random_variable")
+        defect = correlation_factor_defect(failure.check_finite(random_variable, name, event_axes=2))
         if defect is not None:
             got, expected = defect
             raise InferenceError(

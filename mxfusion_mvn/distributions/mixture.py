@@ -11,6 +11,7 @@ from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
 import numpy as np
+from mxfusion.components.variables import VariableType
 
 
 def _check_weights(name, value):
@@ -120,6 +121,18 @@ class GaussianMixture(VectorDistribution):
         assignment = mx.nd.one_hot(chosen.reshape(leading), chances.shape[-1], dtype=mean.dtype)
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
         return mixture.draw_samples(assignment, noise, self._components(mean, matrix, rv_shape[-1]))
+
+    def _check_fits(self, shape):
+        super()._check_fits(shape)
+        known = {name: v.shape[-len(self.EVENT[name])] for name, v in self.inputs if v.type != VariableType.FUNCVAR}
+        counts = [size for size in known.values() if size != 1]
+        if known.get("weights") == 1 and counts:
+            checks.refuse(
+                "weights",
+                f"shape {checks.show_shape(self.inputs[0][1].shape)}",
+                f"(..., {counts[0]}), one for each component",
+                "Write np.full(K, 1 / K) for equal weights.",
+            )
 
     def _components(self, mean, matrix, dim):
         ((form, value),) = matrix.items()

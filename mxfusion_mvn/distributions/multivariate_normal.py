@@ -6,12 +6,10 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.failure import NotFiniteError
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.missing import PartlyObserved
 
 import numpy as np
-from mxfusion.common.exceptions import InferenceError
 
 
 class MultivariateNormal(VectorDistribution):
@@ -91,18 +89,11 @@ class MultivariateNormal(VectorDistribution):
         if self._missing and random_variable.shape[0] == 1:
             if self._policy() is not None:
                 gaussian.structure.log_det()  # reports a failure of training; the data, read first, would hide it
+            if not np.isnan(random_variable.asnumpy()).any():
+                return gaussian.log_pdf(random_variable)
             observed = random_variable.reshape(random_variable.shape[1:])
             return PartlyObserved(gaussian, observed, self._policy(), self._full_name(self.form)).log_pdf()
-        try:
-            log_pdf = gaussian.log_pdf(random_variable)
-        except NotFiniteError:
-            # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
-            # MXNet hands out garbage, also for the data.
-            self._refuse_nan(random_variable)
-            raise
-        if self._policy() is not None:
-            self._refuse_nan(random_variable)
-        return log_pdf
+        return gaussian.log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -121,13 +112,8 @@ class MultivariateNormal(VectorDistribution):
         return Gaussian(mean, structure).draw_samples(noise=noise)
 
     def _refuse_nan(self, random_variable):
-        bad = np.argwhere(np.isnan(random_variable.asnumpy()))
-        if len(bad):
-            index = tuple(int(i) for i in bad[0][1:])
-            raise InferenceError(
-                f"`{self.outputs[0][1].name}` is nan at index {index}; expected numbers. Declare it with missing=True "
-                "if these entries of the data are missing; if it is learned, use a smaller learning rate."
-            )
+        if not self._missing:
+            super()._refuse_nan(random_variable)
 
     def _structure(self, matrix, dim):
         return _forms.structure(self.form, matrix, dim, self._policy(), self._full_name(self.form))

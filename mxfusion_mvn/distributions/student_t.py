@@ -19,6 +19,7 @@ from mxfusion_mvn.distributions._special import log_gamma
 from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
+import numpy as np
 
 
 class MultivariateStudentT(VectorDistribution):
@@ -90,12 +91,14 @@ class MultivariateStudentT(VectorDistribution):
         """
         dim = random_variable.shape[-1]
         gaussian = self._gaussian(mean, matrix, dim)
+        # First, for MXNet raises an old failure at whatever is read first, and the factorisation reports it by name.
+        log_det = gaussian.structure.log_det()
         freedom = self._freedom(degrees_of_freedom)
-        half = 0.5 * (freedom + dim)
-        constant = log_gamma(half) - log_gamma(0.5 * freedom) - 0.5 * dim * mx.nd.log(math.pi * freedom)
-        constant = subtract(constant, 0.5 * gaussian.structure.log_det())
+        exact = freedom.astype("float64")  # the difference of the two log gammas cancels for many degrees of freedom
+        constant = log_gamma(0.5 * (exact + dim)) - log_gamma(0.5 * exact) - 0.5 * dim * mx.nd.log(math.pi * exact)
+        constant = subtract(constant.astype(freedom.dtype), 0.5 * log_det)
         spread = mx.nd.log1p(multiply(gaussian.mahalanobis(random_variable), 1 / freedom))
-        return subtract(constant, multiply(half, spread))
+        return subtract(constant, multiply(0.5 * (freedom + dim), spread))
 
     def draw_samples_impl(self, degrees_of_freedom, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -112,11 +115,15 @@ class MultivariateStudentT(VectorDistribution):
             ``autograd.record()``, if a parameter is not valid.
         """
         self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
-        self._freedom(degrees_of_freedom)
         gaussian = self._gaussian(mean, matrix, rv_shape[-1])
+        if self._policy() is not None:
+            gaussian.structure.log_det()
+        self._freedom(degrees_of_freedom)
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
         half = (0.5 * degrees_of_freedom).broadcast_to((num_samples,) + rv_shape[:-1] + (1,))
-        scale = mx.nd.sqrt(self._gamma_noise(half) / half)
+        # A gamma draw of few degrees of freedom may underflow to 0; the noise divided by it would be infinite.
+        smallest = float(np.finfo(half.dtype).tiny)
+        scale = mx.nd.sqrt(mx.nd.maximum(self._gamma_noise(half), smallest) / half)
         return add(gaussian.structure.color(mx.nd.broadcast_div(noise, scale)), mean)
 
     def _gaussian(self, mean, matrix, dim):

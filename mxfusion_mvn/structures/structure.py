@@ -96,7 +96,7 @@ def computed_once(method):
 
     @functools.wraps(method)
     def lookup(self):
-        if self.is_trained():
+        if self.is_trained() and not self._for_one_computation:
             return method(self)
         kept = self.__dict__.setdefault("_computed", {})
         key = (method.__qualname__, autograd.is_recording())
@@ -120,6 +120,9 @@ class Structure(ABC):
     # What a factorisation of the dense matrix does on failure, and what it calls the matrix.
     on_failure = RAISE
     name = "covariance"
+
+    # Set on copies that do not outlive a computation, so that they may keep what they compute of trained arrays.
+    _for_one_computation = False
 
     # Whether densities are wanted to more digits than one factorisation gives (see mxfusion_mvn.refinement).
     refine = True
@@ -261,6 +264,23 @@ class Structure(ABC):
 
         :returns: a :class:`RowMap` from (..., D) to (..., 1), or None where the density is positive everywhere.
         """
+
+    def for_one_computation(self):
+        """
+        The same structure, free to keep what it computes also of arrays with a gradient attached.
+
+        :returns: a copy, or the structure itself where that changes nothing.
+        """
+        if not self.is_trained():
+            return self
+        copied = copy.copy(self)
+        copied.__dict__ = {
+            name: value.for_one_computation() if isinstance(value, Structure) else value
+            for name, value in vars(self).items()
+            if name != "_computed"
+        }
+        copied._for_one_computation = True
+        return copied
 
     @computed_once
     def in_float64(self):
