@@ -32,6 +32,7 @@ def raising(name, case):
 
 
 def refused(name, case, log_pdf):
+    """That a density of bad input is an error, of whatever type, or NaN."""
     try:
         got = log_pdf().asnumpy()
     except Exception:
@@ -91,14 +92,17 @@ def compare_moments(case, draws, mean, covariance):
 
 
 def describe(dtype, dim, remark="", scale=1.0):
+    """A case in words, for messages."""
     return f"{dtype}, D = {dim}" + (f", {remark}" if remark else "") + (f", scale {scale:g}" if scale != 1 else "")
 
 
 def diagonals(matrices):
+    """The diagonals of NumPy matrices (B..., D, D), (B..., D)."""
     return np.diagonal(matrices, axis1=-2, axis2=-1)
 
 
 def in_float64(arrays):
+    """A dict of NumPy arrays, converted."""
     return {name: array.astype("float64") for name, array in arrays.items()}
 
 
@@ -112,6 +116,7 @@ def to_nd(arrays):
 
 
 def to_numpy(arrays):
+    """A dict of NDArrays as one of NumPy arrays."""
     return {name: array.asnumpy() for name, array in arrays.items()}
 
 
