@@ -5,7 +5,7 @@ from mxfusion_mvn.compat import import_mxnet
 
 import_mxnet()
 
-from mxfusion_mvn import gluon, missing, mixture, structures, transformations
+from mxfusion_mvn import bijections, functions, gluon, inference, missing, mixture, structures, transformations
 from mxfusion_mvn._version import __version__
 from mxfusion_mvn.distributions import (
     GaussianMixture,
@@ -36,7 +36,10 @@ __all__ = [
     "RepairWarning",
     "Wishart",
     "__version__",
+    "bijections",
+    "functions",
     "gluon",
+    "inference",
     "missing",
     "mixture",
     "structures",

@@ -174,6 +174,19 @@ def identity_like(vector):
     return from_diagonal(namespace(vector).ones_like(vector))
 
 
+def with_diagonal(vector, matrix):
+    """
+    A matrix with its diagonal replaced.
+
+    :param vector: the new diagonal, (B..., D).
+    :param matrix: (B..., D, D).
+    :returns: (B..., D, D).
+    """
+    # `where` leaves the old diagonal out, rather than subtracting it and trusting that it cancels; and a strict
+    # triangle, which maketrian can make, is an empty array for D = 1.
+    return namespace(matrix).where(identity_like(vector), from_diagonal(vector), matrix)
+
+
 def outer(left, right):
     """
     Outer products; leading axes broadcast.

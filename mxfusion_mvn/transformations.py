@@ -26,7 +26,7 @@ from abc import abstractmethod
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part
+from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part, with_diagonal
 
 import mxnet as mx
 import numpy as np
@@ -189,7 +189,7 @@ class CorrelationCholesky(Transformation):
 
     def _forward(self, raw):
         F = namespace(raw)
-        rows = _with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
+        rows = with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
         # Only for range: the rows are divided by their norm, so it needs no gradient.
         largest = constant(F.max(F.abs(rows), axis=-1, keepdims=True))
         rows = F.broadcast_div(rows, largest)
@@ -199,7 +199,7 @@ class CorrelationCholesky(Transformation):
         F = namespace(array)
         diagonal = F.linalg.extractdiag(array)
         rows = F.broadcast_div(array, F.expand_dims(diagonal, axis=-1))
-        return _with_diagonal(F.zeros_like(diagonal), rows + F.swapaxes(rows, -1, -2))
+        return with_diagonal(F.zeros_like(diagonal), rows + F.swapaxes(rows, -1, -2))
 
     def _check(self, value):
         _check_matrix(self._argument, value)
@@ -251,20 +251,12 @@ def correlation_factor_defect(value):
 def _to_lower(raw):
     F = namespace(raw)
     lower = lower_triangle(0.5 * (raw + F.swapaxes(raw, -1, -2)))
-    return _with_diagonal(softplus(F.linalg.extractdiag(raw)), lower)
+    return with_diagonal(softplus(F.linalg.extractdiag(raw)), lower)
 
 
 def _from_lower(factor):
     F = namespace(factor)
-    return _with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + F.swapaxes(factor, -1, -2))
-
-
-def _with_diagonal(diagonal, matrix):
-    # `where` leaves the old diagonal out, rather than subtracting it and trusting that it cancels;
-    # and a strict triangle, which maketrian can make, is an empty array for D = 1.
-    F = namespace(matrix)
-    on_diagonal = F.linalg.makediag(F.ones_like(diagonal))
-    return F.where(on_diagonal, F.linalg.makediag(diagonal), matrix)
+    return with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + F.swapaxes(factor, -1, -2))
 
 
 def _as_ndarray(argument, value):

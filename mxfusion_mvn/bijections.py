@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One-to-one maps from unconstrained vectors to the supports of random variables, with their Jacobians.
+
+A :mod:`~mxfusion_mvn.transformations` keeps the shape of an array, as the host wants it of a parameter, and so has more
+raw numbers than the constrained array has degrees of freedom. A bijection has exactly as many, so that densities can be
+carried from one side to the other. With p(x) = e^x (beyond 20 its tangent: no overflow) and x in the last axis::
+
+    Positive              y = p(x)
+    Interval              y = lower + (upper - lower) / (1 + e^-x)
+    Simplex               y = softmax(V x), the columns of V orthonormal and orthogonal to 1
+    Ordered               y_1 = x_1, y_k = y_k-1 + p(x_k)
+    LowerCholesky         L = diag(d) (I + T), d = p(diagonal of x), T the rest of x below the diagonal
+    PositiveDefinite      C = L L^T
+    CorrelationCholesky   L_ij = tanh(x_ij) prod_k<j sech(x_ik), L_ii = prod_k<i sech(x_ik)
+
+The isometric log ratios of the simplex treat all its entries alike (Egozcue et al., Mathematical Geology 35, 2003).
+As the rows of L are scaled by d, a change of units moves d alone. The x_ij of a correlation factor are Fisher's z of
+partial correlations (Lewandowski, Kurowicka and Joe, J. Multivariate Analysis 100, 2009), whose posteriors are most
+nearly normal. Triangles are read row by row.
+"""
+
+import math
+from abc import abstractmethod
+
+from mxfusion_mvn import checks, transformations
+from mxfusion_mvn.linalg import cholesky, diagonal, outer_square, scale_rows, with_diagonal
+from mxfusion_mvn.transformations import Transformation
+
+import numpy as np
+from mxfusion.common.exceptions import ModelSpecificationError
+from mxnet import nd
+
+# e^20 times raw numbers in the thousands can be squared in float32.
+_LINEAR_ABOVE = 20.0
+# exp of this is far from the smallest float32.
+_SMALLEST_LOG = -80.0
+
+
+class Bijection(Transformation):
+    """
+    A transformation of the last axis of NDArrays, one-to-one onto a support; the raw axis may have another size.
+
+    A leaf writes ``_forward``, ``_backward`` and ``_check`` of a transformation, and ``log_det_jacobian``; where the
+    shapes differ also ``event_axes`` and ``_raw_size``.
+    """
+
+    #: How many axes of the value belong together: 0 for entries, 1 for vectors, 2 for square matrices.
+    event_axes = 0
+
+    def raw_shape(self, shape):
+        """
+        The shape of the raw array that leads to a value.
+
+        :param shape: tuple (B..., event) of integers and Variables.
+        :returns: tuple (B..., n).
+        :raises ModelSpecificationError: if the sizes of the event are not integers, too few, or leave nothing free.
+        """
+        if self.event_axes == 0:
+            return shape
+        event = shape[-self.event_axes :]
+        if len(event) < self.event_axes or not all(isinstance(size, int) for size in event) or len(set(event)) > 1:
+            kind = "a last axis" if self.event_axes == 1 else "two equal last axes"
+            checks.refuse(
+                "shape",
+                f"{checks.show_shape(shape)} under {type(self).__name__}()",
+                f"{kind} of a known size",
+                "Declare it with an integer.",
+            )
+        size = self._raw_size(event[-1])
+        if size == 0:
+            checks.refuse(
+                "shape", checks.show_shape(shape), f"more than one {type(self).__name__}", "Make it a constant."
+            )
+        return shape[: -self.event_axes] + (size,)
+
+    def _raw_size(self, dim):
+        return dim
+
+    @abstractmethod
+    def log_det_jacobian(self, raw):
+        """
+        The log of the volume that a unit of raw volume is mapped to, in the coordinates the densities use.
+
+        Those are the entries; of a simplex all but one, of matrices the lower triangle (without its diagonal where that
+        is not free).
+
+        :param raw: NDArray (B..., n).
+        :returns: (B...), or (1,) for a single vector.
+        """
+
+
+class Real(Bijection):
+    """All numbers: y = x."""
+
+    def _forward(self, raw):
+        return raw
+
+    def _backward(self, array):
+        return array
+
+    def _check(self, value):
+        pass
+
+    def log_det_jacobian(self, raw):
+        """Zero, (B...)."""
+        return nd.zeros_like(nd.sum(raw, axis=-1))
+
+
+class Positive(Bijection):
+    """Positive numbers: y = p(x), in which a factor in y is a shift of x."""
+
+    def _forward(self, raw):
+        return _p(raw)
+
+    def _backward(self, array):
+        return _inverse_p(array)
+
+    def _check(self, value):
+        checks.check_positive(self._argument, value)
+
+    def log_det_jacobian(self, raw):
+        """Sum of log p'(x), (B...)."""
+        return nd.sum(_log_slope(raw), axis=-1)
+
+
+class Interval(Bijection):
+    """
+    Numbers strictly between two bounds.
+
+    :param lower: a number, or a NumPy array that broadcasts with the value.
+    :param upper: likewise, greater than lower.
+    :raises ModelSpecificationError: unless lower < upper, both finite.
+    """
+
+    def __init__(self, lower=0.0, upper=1.0):
+        self.lower = np.asarray(lower, dtype="float64")
+        self.upper = np.asarray(upper, dtype="float64")
+        if not (np.isfinite(self.lower).all() and np.isfinite(self.upper).all() and (self.lower < self.upper).all()):
+            checks.refuse(
+                "lower` and `upper",
+                f"{lower} and {upper}",
+                "finite bounds, lower < upper",
+                "For a half-open support use Positive().",
+            )
+
+    def _forward(self, raw):
+        dtype = np.dtype(raw.dtype).type
+        width, lower = self._constant(self.upper - self.lower, raw), self._constant(self.lower, raw)
+        value = nd.broadcast_add(nd.broadcast_mul(nd.sigmoid(raw), width), lower)
+        # Rounded onto a bound, a density would be zero or infinite there.
+        above = np.nextafter(self.lower.astype(dtype), self.upper.astype(dtype))
+        below = np.nextafter(self.upper.astype(dtype), self.lower.astype(dtype))
+        if self.lower.min() == 0:  # log 0 is near for the smallest of all numbers
+            above = np.maximum(above, np.where(self.lower == 0, np.finfo(dtype).tiny, above)).astype(dtype)
+        return nd.broadcast_minimum(nd.broadcast_maximum(value, self._constant(above, raw)), self._constant(below, raw))
+
+    def _backward(self, array):
+        low = nd.broadcast_sub(array, self._constant(self.lower, array))
+        high = nd.broadcast_sub(self._constant(self.upper, array), array)
+        return nd.broadcast_sub(nd.log(low), nd.log(high))
+
+    def _check(self, value):
+        lower, upper = (bound.astype(value.dtype) for bound in (self.lower, self.upper))
+        bad = np.argwhere(~((value > lower) & (value < upper)))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            checks.refuse(
+                self._argument,
+                f"{value[index]} at index {index}",
+                f"numbers strictly between {self.lower} and {self.upper}",
+                "Move it inside.",
+            )
+
+    def log_det_jacobian(self, raw):
+        """Sum of log(upper - lower) - log(1 + e^x) - log(1 + e^-x), (B...)."""
+        size = nd.abs(raw)
+        slope = -size - 2 * nd.log1p(nd.exp(-size))
+        return nd.sum(nd.broadcast_add(slope, self._constant(np.log(self.upper - self.lower), raw)), axis=-1)
+
+    def _constant(self, value, like):
+        return _constant(np.atleast_1d(value), like)
+
+
+class Simplex(Bijection):
+    """Positive numbers that sum to one along the last axis: y = softmax(V x)."""
+
+    event_axes = 1
+
+    def _raw_size(self, dim):
+        return dim - 1
+
+    def _forward(self, raw):
+        # Beyond this a share would be zero, of which densities take the logarithm.
+        return nd.exp(nd.maximum(self._log_shares(raw), _SMALLEST_LOG))
+
+    def _backward(self, array):
+        return nd.dot(nd.log(array), _constant(log_ratio_basis(array.shape[-1]), array))
+
+    _check = transformations.Simplex._check
+
+    def log_det_jacobian(self, raw):
+        """Sum of log y plus half the log of the number of entries, (B...)."""
+        return nd.sum(self._log_shares(raw), axis=-1) + 0.5 * math.log(raw.shape[-1] + 1)
+
+    def _log_shares(self, raw):
+        basis = _constant(log_ratio_basis(raw.shape[-1] + 1).T, raw)
+        return nd.log_softmax(nd.dot(raw, basis), axis=-1)
+
+
+class Ordered(Bijection):
+    """Increasing numbers along the last axis."""
+
+    event_axes = 1
+
+    def _forward(self, raw):
+        first, steps = _split_first(raw)
+        size = raw.shape[-1]
+        return nd.dot(nd.concat(first, _p(steps), dim=-1), _constant(np.triu(np.ones((size, size))), raw))
+
+    def _backward(self, array):
+        first, rest = _split_first(array)
+        before = nd.slice_axis(array, axis=-1, begin=0, end=-1)
+        return nd.concat(first, _inverse_p(rest - before), dim=-1)
+
+    def _raw_size(self, dim):
+        return dim if dim > 1 else 0
+
+    def _check(self, value):
+        bad = np.argwhere(np.diff(value, axis=-1) <= 0)
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            checks.refuse(
+                self._argument,
+                f"{value[index]} before {value[index[:-1] + (index[-1] + 1,)]} at index {index}",
+                "increasing numbers along the last axis",
+                "Sort them, and move equal ones apart.",
+            )
+
+    def log_det_jacobian(self, raw):
+        """Sum of log p'(x) over all but the first, (B...)."""
+        return nd.sum(_log_slope(_split_first(raw)[1]), axis=-1)
+
+
+class LowerCholesky(Bijection):
+    """Lower triangular matrices (..., D, D) with a positive diagonal."""
+
+    event_axes = 2
+
+    def _raw_size(self, dim):
+        return dim * (dim + 1) // 2
+
+    def _forward(self, raw):
+        triangle = nd.linalg.maketrian(raw)
+        scales = diagonal(triangle)
+        return scale_rows(with_diagonal(nd.ones_like(scales), triangle), _p(scales))
+
+    def _backward(self, array):
+        scales = diagonal(array)
+        return nd.linalg.extracttrian(with_diagonal(_inverse_p(scales), scale_rows(array, 1 / scales)))
+
+    _check = transformations.LowerCholesky._check
+
+    def log_det_jacobian(self, raw):
+        """Sum of i log d_i + log p'(x_ii), i = 0, 1, ..., (B...)."""
+        return self._log_volume(raw, lambda dim: np.arange(dim))
+
+    def _log_volume(self, raw, exponents):
+        scales = diagonal(nd.linalg.maketrian(raw))
+        weights = _constant(exponents(scales.shape[-1]).astype("float64"), raw)
+        return nd.sum(nd.broadcast_mul(_log_p(scales), weights) + _log_slope(scales), axis=-1)
+
+
+class PositiveDefinite(LowerCholesky):
+    """Symmetric positive definite matrices (..., D, D): C = L L^T."""
+
+    def _forward(self, raw):
+        return outer_square(super()._forward(raw))
+
+    def _backward(self, array):
+        return super()._backward(cholesky(array))
+
+    def _check(self, value):
+        transformations.PositiveDefinite._check(self, value)
+        checks.check_positive_definite(self._argument, value)
+
+    def log_det_jacobian(self, raw):
+        """Sum of D log d_i + log p'(x_ii), plus D log 2, (B...)."""
+        volume = self._log_volume(raw, lambda dim: np.full(dim, dim))
+        return volume + math.log(2) * _order(raw.shape[-1], strict=False)
+
+
+class CorrelationCholesky(Bijection):
+    """Lower Cholesky factors (..., D, D) of correlation matrices: their rows have norm 1."""
+
+    event_axes = 2
+
+    def _raw_size(self, dim):
+        return dim * (dim - 1) // 2
+
+    def _forward(self, raw):
+        angles = nd.linalg.maketrian(raw, offset=-1)
+        dim = angles.shape[-1]
+        left = nd.dot(_log_sech(angles), _constant(np.triu(np.ones((dim, dim)), 1), raw))
+        left = nd.exp(nd.maximum(left, _SMALLEST_LOG))
+        return with_diagonal(diagonal(left), nd.tanh(angles) * left)
+
+    def _backward(self, array):
+        dim = array.shape[-1]
+        after = nd.dot(nd.square(array), _constant(np.tril(np.ones((dim, dim)), -1), array))
+        above = _constant(np.triu(np.ones((dim, dim))), array)  # where nothing comes after
+        ratio = array / nd.sqrt(nd.broadcast_add(after, above))
+        return nd.arcsinh(nd.linalg.extracttrian(ratio, offset=-1))
+
+    _check = transformations.CorrelationCholesky._check
+
+    def log_det_jacobian(self, raw):
+        """Sum of (1 + i - j) log sech x_ij over j < i, (B...)."""
+        rows, columns = np.tril_indices(_order(raw.shape[-1], strict=True), -1)
+        return nd.sum(nd.broadcast_mul(_log_sech(raw), _constant(1.0 + rows - columns, raw)), axis=-1)
+
+
+def log_ratio_basis(size):
+    """
+    An orthonormal basis of the vectors whose sum is zero (Helmert's).
+
+    :param size: K.
+    :returns: NumPy array (K, K - 1).
+    """
+    basis = np.zeros((size, size - 1))
+    for k in range(1, size):
+        basis[:k, k - 1] = 1.0 / k
+        basis[k, k - 1] = -1.0
+        basis[:, k - 1] /= math.sqrt(1.0 + 1.0 / k)
+    return basis
+
+
+def describe(transformation):
+    """
+    A transformation in words that stay the same, for saved files and messages.
+
+    :param transformation: a host ``VariableTransformation``, or None.
+    :returns: a string, such as ``mxfusion_mvn.bijections.Interval(lower=0.0, upper=1.0)``, or ``none``.
+    """
+    if transformation is None:
+        return "none"
+    arguments = ", ".join(
+        f"{name.lstrip('_')}={np.asarray(value).tolist()}"
+        for name, value in sorted(vars(transformation).items())
+        if isinstance(value, (int, float, np.ndarray))
+    )
+    return f"{type(transformation).__module__}.{type(transformation).__name__}({arguments})"
+
+
+def check_is_bijection(name, value):
+    """
+    Refuse what is no bijection.
+
+    :param name: what it is for, for the message.
+    :param value: anything.
+    :raises ModelSpecificationError: unless it is a :class:`Bijection`.
+    """
+    if not isinstance(value, Bijection):
+        raise ModelSpecificationError(
+            f"`{name}`: got {value!r} as its support; expected a Bijection. Choose one from mxfusion_mvn.bijections, "
+            "such as Positive()."
+        )
+
+
+def _p(x):
+    return nd.exp(nd.minimum(x, _LINEAR_ABOVE)) * (1 + nd.relu(x - _LINEAR_ABOVE))
+
+
+def _log_p(x):
+    return nd.minimum(x, _LINEAR_ABOVE) + nd.log1p(nd.relu(x - _LINEAR_ABOVE))
+
+
+def _log_slope(x):
+    return nd.minimum(x, _LINEAR_ABOVE)
+
+
+def _inverse_p(y):
+    largest = math.exp(_LINEAR_ABOVE)
+    return nd.where(y > largest, y / largest + (_LINEAR_ABOVE - 1), nd.log(nd.minimum(y, largest)))
+
+
+def _log_sech(x):
+    size = nd.abs(x)
+    return math.log(2) - size - nd.log1p(nd.exp(-2 * size))
+
+
+def _split_first(array):
+    return nd.slice_axis(array, axis=-1, begin=0, end=1), nd.slice_axis(array, axis=-1, begin=1, end=None)
+
+
+def _order(count, strict):
+    """D of a triangle with so many entries."""
+    root = math.isqrt(8 * count + 1)
+    return (root + 1) // 2 if strict else (root - 1) // 2
+
+
+def _constant(value, like):
+    return nd.array(value, dtype=like.dtype, ctx=like.context)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inference that knows about covariance: supports, joint posteriors, and runs that can be followed.
+
+Everything here enters by the host's seams: its ``GradBasedInference`` and ``StochasticVariationalInference`` run it.
+"""
+
+from mxfusion_mvn.inference.laplace import LaplaceApproximation, SingularHessianWarning
+from mxfusion_mvn.inference.map import MAP
+from mxfusion_mvn.inference.posteriors import (
+    create_Gaussian_fullrank,
+    create_Gaussian_lowrank,
+    create_Gaussian_meanfield,
+)
+from mxfusion_mvn.inference.supports import register_support, support_of
+
+__all__ = [
+    "LaplaceApproximation",
+    "MAP",
+    "SingularHessianWarning",
+    "create_Gaussian_fullrank",
+    "create_Gaussian_lowrank",
+    "create_Gaussian_meanfield",
+    "register_support",
+    "support_of",
+]

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What to call the variables of a model: by their names, and those without one by what they feed."""
+
+import numpy as np
+
+
+def name_of(variable):
+    """
+    A name that a person can find in the code of the model.
+
+    :param variable: a Variable of a model or posterior.
+    :returns: its name; without one its part in what it feeds, such as ``covariance of X``.
+    """
+    if variable.name is not None:
+        return variable.name
+    if variable.isInherited:
+        return variable.inherited_name
+    for part, factor in variable.successors:
+        return f"{part} of {name_of(factor.outputs[0][1])}"
+    return f"variable {variable.uuid[:5]}"
+
+
+def entry_names(name, shape):
+    """
+    What to call the entries of an array.
+
+    :param name: of the array.
+    :param shape: tuple of integers.
+    :returns: list of strings such as ``Sigma[1, 0]``, in the order of the array; of a single entry just the name.
+    """
+    if np.prod(shape) == 1:
+        return [name]
+    return [f"{name}[{', '.join(str(i) for i in index)}]" for index in np.ndindex(*shape)]

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Laplace's approximation: the Gaussian at the mode of the unconstrained density, with its curvature.
+
+With f of :mod:`mxfusion_mvn.inference.unconstrained`, its minimum m and its Hessian H there, n coordinates::
+
+    q(x) = N(x; m, H^-1)        log p(data) = -f(m) + n/2 log 2 pi - 1/2 log det H, approximately
+
+(Tierney and Kadane, J. American Statistical Association 81, 1986.) Where H is singular the data and the prior leave some
+directions free; the approximation covers the others, and says which.
+"""
+
+import math
+import warnings
+
+from mxfusion_mvn.inference._laws import TransformedGaussian
+from mxfusion_mvn.inference._names import entry_names, name_of
+from mxfusion_mvn.inference.curvature import find_mode
+from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference.posteriors import set_block
+from mxfusion_mvn.inference.supports import latent_variables
+from mxfusion_mvn.inference.unconstrained import UnconstrainedDensity, independent_groups
+from mxfusion_mvn.transformations import Positive
+
+import mxfusion.inference as host
+import mxnet as mx
+import numpy as np
+from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.variables import Variable
+from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+from mxfusion.models import Posterior
+
+# Along a direction without curvature draws deviate by this part of a coordinate's scale: next to nothing.
+_HELD = 1e-4
+
+
+class SingularHessianWarning(UserWarning):
+    """The posterior has directions that neither data nor prior determine; the message names them."""
+
+
+class LaplaceApproximation:
+    """
+    The Gaussian at the mode, in unconstrained coordinates.
+
+    The search starts at the values that MAP found and goes on by Newton's method to the mode of the unconstrained
+    density, so the MAP need not have converged, nor have counted the Jacobian. Parameters without a prior are held at
+    what MAP found. All is computed in float64.
+
+    :param map_inference: a host ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of the host's, that
+        has been run.
+    :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
+        zero.
+    :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops of
+        this package do.
+    :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
+        finite where MAP ended.
+    :warns SingularHessianWarning: if there are directions without curvature.
+    """
+
+    def __init__(self, map_inference, tolerance=1e-6, **data):
+        algorithm = map_inference.inference_algorithm
+        if not isinstance(algorithm, host.MAP):
+            raise InferenceError(
+                f"`map_inference`: got the algorithm {type(algorithm).__name__}; expected MAP. Write "
+                "GradBasedInference(MAP(model, observed)) and run it first."
+            )
+        finished = FinishedInference(map_inference, **data)
+        self._density = UnconstrainedDensity(finished, _locations(map_inference, finished))
+        latents = [part.variable for part in self._density.parts]
+        self._blocks = independent_groups(finished.model, latents)
+        if not np.isfinite(self._density.evaluate(self._density.begin[None])[0]).all():
+            raise InferenceError(
+                "`map_inference`: its log density is not finite where it ended; expected a point near the mode. Run it "
+                "on, with a smaller learning rate."
+            )
+        self.mode = find_mode(self._density, [self._coordinates(block) for block in self._blocks], tolerance)
+        self._values, self._vectors = np.linalg.eigh(self.mode.scaled)
+        self._identified = self._values > tolerance * self._values.max()
+        #: The host inference of variational inference with this approximation as its posterior, ready to draw from,
+        #: predict with, summarise, save or refine.
+        self.inference = self._as_inference(map_inference, finished)
+        if self.rank < len(self.mode.point):
+            warnings.warn(self._singularity(), SingularHessianWarning, stacklevel=2)
+
+    @property
+    def posterior(self):
+        """The approximation as a host ``Posterior``, its parameters being in ``inference.params``."""
+        return self.inference.inference_algorithm.posterior
+
+    @property
+    def mean(self):
+        """The mode in unconstrained coordinates, NumPy array (n,); ``coordinates`` names them."""
+        return self.mode.point
+
+    @property
+    def covariance(self):
+        """H^-1, or its pseudo-inverse where it is singular, NumPy array (n, n)."""
+        root = self._root(np.arange(len(self.mean)))
+        return root @ root.T
+
+    @property
+    def rank(self):
+        """The number of directions that data and prior determine."""
+        return int(self._identified.sum())
+
+    @property
+    def coordinates(self):
+        """List of the names of the n coordinates; those of a constrained variable are called raw."""
+        names = []
+        for part in self._density.parts:
+            is_raw = part.bijection.raw_shape(part.variable.shape) != part.variable.shape or not _is_real(part)
+            names += entry_names(("raw " if is_raw else "") + name_of(part.variable), part.shape)
+        return names
+
+    @property
+    def null_directions(self):
+        """Dict for each direction without curvature, from the names of coordinates to their parts, largest first."""
+        directions = []
+        for vector in (self.mode.scale[:, None] * self._vectors[:, ~self._identified]).T:
+            vector = vector / np.linalg.norm(vector)
+            order = [i for i in np.argsort(-np.abs(vector)) if abs(vector[i]) > 1e-3]
+            directions.append({self.coordinates[i]: float(vector[i]) for i in order})
+        return directions
+
+    @property
+    def log_evidence(self):
+        """The approximate log of p(data), in nats; NaN where the Hessian is singular."""
+        if self.rank < len(self.mean):
+            return math.nan
+        log_det = np.log(self._values).sum() - 2 * np.log(self.mode.scale).sum()
+        return -self.mode.value + 0.5 * (len(self.mean) * math.log(2 * math.pi) - log_det)
+
+    def report(self):
+        """What was found, in words."""
+        size, mode = len(self.mean), self.mode
+        lines = [
+            f"Laplace approximation of {len(self._density.parts)} latent variables in {size} coordinates, rank "
+            f"{self.rank}.",
+            f"Mode {'found' if mode.converged else 'NOT found'} in {mode.steps} Newton steps: another would gain "
+            f"{mode.decrement:.2g} nats.",
+        ]
+        if self.rank == size:
+            lines.append(f"Log evidence {self.log_evidence:.6g} nats.")
+        else:
+            lines.append(self._singularity())
+        return "\n".join(lines)
+
+    __repr__ = report
+
+    def _singularity(self):
+        directions = "; ".join(
+            " ".join(f"{weight:+.3g} {name}" for name, weight in list(direction.items())[:6])
+            + (" ..." if len(direction) > 6 else "")
+            for direction in self.null_directions
+        )
+        lowest = self._values.min()
+        kind = "curves the wrong way" if lowest < -1e-3 else "has no curvature"
+        return (
+            f"Neither data nor prior determine {len(self.null_directions)} of {len(self.mean)} directions, in which the "
+            f"density {kind}: {directions}. They are held at the mode, so that their uncertainty is missing. Give them a "
+            "prior with curvature, or fix what cannot be told apart."
+        )
+
+    def _coordinates(self, block):
+        uuids = {variable.uuid for variable in block}
+        parts = [part for part in self._density.parts if part.variable.uuid in uuids]
+        return np.concatenate([np.arange(part.start, part.stop) for part in parts])
+
+    def _root(self, index):
+        """A with A A^T = the covariance of some coordinates, without the directions that have no curvature."""
+        columns = self._vectors[:, self._identified] / np.sqrt(self._values[self._identified])
+        return (self.mode.scale[:, None] * columns)[index]
+
+    def _as_inference(self, map_inference, finished):
+        posterior = Posterior(finished.model)
+        bijections = {part.variable: part.bijection for part in self._density.parts}
+        for number, block in enumerate(self._blocks):
+            index = self._coordinates(block)
+            sizes = [part.stop - part.start for part in self._density.parts if part.variable in block]
+            set_block(posterior, number, block, bijections, sizes, self._law(index, map_inference.dtype))
+        algorithm = StochasticVariationalInference(1, finished.model, posterior, finished.observed)
+        inference = GradBasedInference(
+            algorithm,
+            constants=dict(map_inference.params.constants),
+            dtype=map_inference.dtype,
+            context=map_inference.mxnet_context,
+        )
+        with warnings.catch_warnings():
+            # The host warns whenever an inference makes its parameters.
+            warnings.filterwarnings("ignore", message="InferenceParameters has already been")
+            inference.initialize(**{variable.name: finished.data[variable.uuid] for variable in finished.observed})
+        for uuid, parameter in inference.params.param_dict.items():
+            if uuid in map_inference.params.param_dict:
+                parameter.set_data(map_inference.params.param_dict[uuid].data())
+        return inference
+
+    def _law(self, index, dtype):
+        root, scale = self._root(index), self.mode.scale[index]
+        mean = _parameter(self.mean[index])
+        if self.rank < len(self.mean):
+            factor = root / (_HELD * scale[:, None])
+            return TransformedGaussian(mean, _deviations(_HELD * scale), factor=_parameter(factor), dtype=dtype)
+        factor = np.linalg.cholesky((root @ root.T) / np.outer(scale, scale))
+        deviations = np.diag(factor)
+        below = (factor / deviations[:, None])[np.tril_indices(len(index), -1)]
+        given = {"below": _parameter(below)} if len(below) else {}
+        return TransformedGaussian(mean, _deviations(scale * deviations), dtype=dtype, **given)
+
+
+def _locations(map_inference, finished):
+    """Dict from each latent Variable to its bijection and the value found, NDArray in its shape."""
+    algorithm = map_inference.inference_algorithm
+    if not finished.latents:
+        raise InferenceError("`map_inference`: its model has no latent variables; expected some. Give one a prior.")
+    if not finished.data:
+        raise InferenceError(
+            "`data`: got none; expected the observed variables. Pass each by its name, for only the loops of this "
+            "package keep those of the last run."
+        )
+    known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
+    return {v: (known[v], map_inference.params[algorithm.posterior[v].factor.location]) for v in finished.latents}
+
+
+def _is_real(part):
+    return type(part.bijection).__name__ == "Real"
+
+
+def _parameter(value):
+    return Variable(shape=value.shape, initial_value=mx.nd.array(value, dtype="float64"))
+
+
+def _deviations(value):
+    initial = mx.nd.array(value, dtype="float64")
+    return Variable(shape=value.shape, transformation=Positive(), initial_value=initial)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maximum a posteriori with every latent variable kept in its support.
+
+With y = b(x) of the bijection onto the support, the objective is ``-log p(data, y)`` as a function of the raw x; with
+the Jacobian it is ``-log p(data, y) - log |db/dx|``, whose minimum is the mode of the density of x. The first does not
+depend on the choice of bijection; the second is what a Gaussian approximation in x is centred on.
+"""
+
+from mxfusion_mvn.inference.supports import latent_variables
+
+import mxfusion.inference as host
+from mxfusion.components.distributions import PointMass
+from mxfusion.components.variables import Variable
+from mxfusion.inference.inference_alg import InferenceAlgorithm
+from mxfusion.models import Posterior
+
+
+class MAP(host.MAP):
+    """
+    MXFusion's MAP, in which a positive variable stays positive and a covariance positive definite.
+
+    The value found for a latent variable v is ``inference.params[algorithm.location(v)]``, in the shape and units of v.
+
+    :param model: Model.
+    :param observed: list of Variables.
+    :param jacobian: False for the mode of the variables themselves, True for that of their unconstrained coordinates.
+    :param supports: dict from latent Variables to :mod:`~mxfusion_mvn.bijections` in place of those that follow from
+        their distributions; None for none.
+    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete.
+    """
+
+    def __init__(self, model, observed, jacobian=False, supports=None):
+        self._bijections = latent_variables(model, observed, supports)
+        self._jacobian = bool(jacobian)
+        # Not the host's own constructor: it would give each location the shape of its variable and no transformation.
+        InferenceAlgorithm.__init__(
+            self, model=model, observed=observed, extra_graphs=[point_masses(model, self._bijections)]
+        )
+
+    @property
+    def jacobian(self):
+        """Whether the objective is the density of the unconstrained coordinates."""
+        return self._jacobian
+
+    @property
+    def bijections(self):
+        """Dict from each latent Variable of the model to the bijection onto its support."""
+        return dict(self._bijections)
+
+    def location(self, variable):
+        """
+        The parameter that holds the value of a latent variable.
+
+        :param variable: latent Variable of the model.
+        :returns: Variable, the key for ``inference.params``.
+        """
+        return self.posterior[variable].factor.location
+
+    def replicate_self(self, model, extra_graphs=None):
+        """
+        A copy for another copy of the model; the host calls it.
+
+        :param model: the copy of the model.
+        :param extra_graphs: list with the posterior that goes with it.
+        :returns: MAP.
+        """
+        replica = super().replicate_self(model, extra_graphs)
+        replica._jacobian = self._jacobian
+        replica._bijections = {model[variable.uuid]: b for variable, b in self._bijections.items()}
+        return replica
+
+    def prepare_executor(self, rv_scaling=None):
+        """
+        As the host's, but the locations reach :meth:`compute` raw, for the Jacobian is a function of those.
+
+        :param rv_scaling: dict from uuid to the factor of a log density.
+        :returns: dict from uuid to transformation, and the set of excluded uuids.
+        """
+        transformations, excluded = super().prepare_executor(rv_scaling)
+        for variable in self._bijections:
+            transformations.pop(self.location(variable).uuid)
+        return transformations, excluded
+
+    def compute(self, F, variables):
+        """
+        The objective.
+
+        :param F: ``mxnet.ndarray``.
+        :param variables: dict from uuid to NDArray (1, ...), the locations raw.
+        :returns: the negative log density twice, (1,) each: as the loss, and for the gradient.
+        """
+        log_volume = 0.0
+        for variable, bijection in self._bijections.items():
+            location = self.location(variable).uuid
+            raw = variables[location]
+            variables[location] = variables[variable.uuid] = bijection.transform(raw)
+            if self._jacobian:
+                scaling = variable.factor.log_pdf_scaling
+                log_volume = log_volume + F.sum(bijection.log_det_jacobian(raw)) * scaling
+        loss = -(self.model.log_pdf(F=F, variables=variables) + log_volume)
+        return loss, loss
+
+
+def point_masses(model, supports):
+    """
+    A posterior that is a single point.
+
+    :param model: Model.
+    :param supports: dict from latent Variables to bijections.
+    :returns: Posterior, in which each latent is a PointMass whose location is a parameter under the bijection.
+    """
+    posterior = Posterior(model)
+    for variable, bijection in supports.items():
+        location = Variable(shape=bijection.raw_shape(variable.shape), transformation=bijection)
+        posterior[variable].set_prior(PointMass(location=location))
+    return posterior

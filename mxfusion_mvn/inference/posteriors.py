@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussian posteriors for MXFusion's variational inference, in coordinates in which every latent variable is free.
+
+Each function gives a host ``Posterior`` for ``StochasticVariationalInference``. A latent variable of limited support is
+pushed through its bijection, so that its draws are in its own space and units. In full rank and low rank all latent
+variables, or those of a block, share one Gaussian and are correlated. Its parameters are a mean, deviations s and, for
+the correlations, an array without units (:mod:`mxfusion_mvn.inference._laws`).
+"""
+
+from mxfusion_mvn import checks
+from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, size_of
+from mxfusion_mvn.inference.supports import latent_variables
+from mxfusion_mvn.transformations import Positive
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.components.variables import Variable
+from mxfusion.models import Posterior
+
+INITIAL_SCALE = 0.1
+# Loadings of zero are a saddle of the evidence lower bound.
+_INITIAL_LOADING = 0.1
+
+
+def create_Gaussian_meanfield(
+    model, observed, dtype=None, *, supports=None, excluded=(), entropy="sampled", initial_scale=INITIAL_SCALE
+):
+    """
+    Independent Gaussians in unconstrained coordinates.
+
+    ``posterior[v].factor.mean`` and ``.scale`` are the parameters of a latent v, in those coordinates. Sizes that are
+    known from the data only, as those of a variable for each row, are allowed here.
+
+    :param model: Model.
+    :param observed: list of Variables.
+    :param dtype: of constants made here; the draws follow the parameters, and these the inference.
+    :param supports: dict from latent Variables to :mod:`~mxfusion_mvn.bijections` in place of those that follow from
+        their distributions; None for none.
+    :param excluded: list of latent Variables that are given their posterior elsewhere, by ``posterior[v].set_prior``.
+    :param entropy: ``sampled``, ``closed_form`` or ``sticking_the_landing``: how log q enters the evidence lower bound.
+    :param initial_scale: of the deviations.
+    :returns: Posterior.
+    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete.
+    """
+    latent = latent_variables(model, observed, supports, excluded)
+    posterior = Posterior(model)
+    for variable, bijection in latent.items():
+        _set_own(posterior, variable, bijection, entropy, initial_scale, dtype)
+    return posterior
+
+
+def create_Gaussian_fullrank(
+    model,
+    observed,
+    dtype=None,
+    *,
+    blocks=None,
+    supports=None,
+    excluded=(),
+    entropy="sampled",
+    initial_scale=INITIAL_SCALE,
+):
+    """
+    One Gaussian with a full covariance over all latent variables together, in unconstrained coordinates.
+
+    :param model: Model.
+    :param observed: list of Variables.
+    :param dtype: as in :func:`create_Gaussian_meanfield`.
+    :param blocks: list of lists of latent Variables: one Gaussian for each list, and independent entries for variables
+        in none of them. None for all in one.
+    :param supports: as in :func:`create_Gaussian_meanfield`.
+    :param excluded: as in :func:`create_Gaussian_meanfield`.
+    :param entropy: as in :func:`create_Gaussian_meanfield`.
+    :param initial_scale: as in :func:`create_Gaussian_meanfield`.
+    :returns: Posterior. The Gaussians are its variables ``joint_0``, ``joint_1``, ..., one for each block.
+    :raises ModelSpecificationError: as :func:`create_Gaussian_meanfield`; for a variable in two blocks, or one that is
+        not latent; for a variable in a block whose size is not known.
+    """
+
+    def root(size):
+        return {"below": Variable(shape=(size * (size - 1) // 2,), initial_value=_zeros(size * (size - 1) // 2))}
+
+    return _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root)
+
+
+def create_Gaussian_lowrank(
+    model,
+    observed,
+    rank=None,
+    dtype=None,
+    *,
+    blocks=None,
+    supports=None,
+    excluded=(),
+    entropy="sampled",
+    initial_scale=INITIAL_SCALE,
+):
+    """
+    One Gaussian over all latent variables whose covariance is diagonal plus low rank, in unconstrained coordinates.
+
+    Its cost grows with their number n as n r^2, where that of a full covariance grows as n^2 in memory.
+
+    :param model: Model.
+    :param observed: list of Variables.
+    :param rank: r, at least 1; None for the square root of the number of coordinates, rounded up.
+    :param dtype: as in :func:`create_Gaussian_meanfield`.
+    :param blocks: as in :func:`create_Gaussian_fullrank`.
+    :param supports: as in :func:`create_Gaussian_meanfield`.
+    :param excluded: as in :func:`create_Gaussian_meanfield`.
+    :param entropy: as in :func:`create_Gaussian_meanfield`.
+    :param initial_scale: as in :func:`create_Gaussian_meanfield`.
+    :returns: Posterior, with variables as in :func:`create_Gaussian_fullrank`.
+    :raises ModelSpecificationError: as :func:`create_Gaussian_fullrank`, and for a rank that is not a positive integer.
+    """
+    if rank is not None and not (isinstance(rank, int) and rank > 0):
+        checks.refuse("rank", repr(rank), "a positive integer or None", "Start with rank=1.")
+
+    def root(size):
+        columns = min(size, rank or int(np.ceil(np.sqrt(size))))
+        # Cosines of as many frequencies: columns that differ, without a random number.
+        waves = np.cos(np.pi * np.outer(np.arange(size) + 0.5, np.arange(1, columns + 1)) / (size + 1))
+        loadings = mx.nd.array(_INITIAL_LOADING * waves, dtype="float64")
+        return {"factor": Variable(shape=(size, columns), initial_value=loadings)}
+
+    return _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root)
+
+
+def _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root):
+    latent = latent_variables(model, observed, supports, excluded)
+    blocks = [list(latent)] if blocks is None else blocks
+    _check_blocks(blocks, latent)
+    posterior = Posterior(model)
+    for number, block in enumerate(blocks):
+        sizes = [_known_size(variable, latent[variable]) for variable in block]
+        size = sum(sizes)
+        law = TransformedGaussian(
+            mean=Variable(shape=(size,)),
+            scale=_scale((size,), initial_scale),
+            entropy=entropy,
+            dtype=dtype,
+            **(root(size) if size > 1 else {}),
+        )
+        set_block(posterior, number, block, latent, sizes, law)
+    in_blocks = {variable.uuid for block in blocks for variable in block}
+    for variable, bijection in latent.items():
+        if variable.uuid not in in_blocks:
+            _set_own(posterior, variable, bijection, entropy, initial_scale, dtype)
+    return posterior
+
+
+def _set_own(posterior, variable, bijection, entropy, initial_scale, dtype):
+    shape = bijection.raw_shape(variable.shape)
+    posterior[variable].set_prior(
+        TransformedGaussian(
+            mean=Variable(shape=shape),
+            scale=_scale(shape, initial_scale),
+            bijection=bijection,
+            entropy=entropy,
+            dtype=dtype,
+        )
+    )
+
+
+def set_block(posterior, number, block, supports, sizes, law):
+    """
+    Give some latent variables one joint law.
+
+    :param posterior: Posterior, changed.
+    :param number: of the block, part of the name ``joint_0`` of its variable.
+    :param block: list of latent Variables.
+    :param supports: dict from these to bijections.
+    :param sizes: list of the number of coordinates of each.
+    :param law: the :class:`~mxfusion_mvn.inference._laws.TransformedGaussian` of all coordinates.
+    """
+    joint = JointVariable(shape=(sum(sizes),))
+    joint.set_prior(law)
+    setattr(posterior, f"joint_{number}", joint)
+    for variable, start in zip(block, np.cumsum([0] + sizes)):
+        posterior[variable].set_prior(Pushforward(joint=joint, start=int(start), bijection=supports[variable]))
+
+
+def _scale(shape, initial_scale):
+    return Variable(shape=shape, transformation=Positive(), initial_value=mx.nd.array([initial_scale], dtype="float64"))
+
+
+def _zeros(size):
+    return mx.nd.zeros((size,), dtype="float64")
+
+
+def _known_size(variable, bijection):
+    shape = bijection.raw_shape(variable.shape)
+    if not all(isinstance(size, int) for size in shape):
+        raise ModelSpecificationError(
+            f"`{variable.name}`: got shape {checks.show_shape(variable.shape)}, a size that only the data will tell; "
+            "expected known sizes in a joint Gaussian. Declare it with integers, or name the others in blocks=[[...]]: "
+            "its entries then are independent."
+        )
+    return size_of(shape)
+
+
+def _check_blocks(blocks, latent):
+    seen = set()
+    for block in blocks:
+        if isinstance(block, Variable) or not block:
+            checks.refuse("blocks", repr(block), "a list of lists of Variables", "Write blocks=[[a, b], [c]].")
+        for variable in block:
+            if variable not in latent or variable.uuid in seen:
+                what = "twice" if variable in latent else "which is not a latent variable to be approximated"
+                checks.refuse("blocks", f"{variable}, {what}", "each latent variable at most once", "Leave it out.")
+            seen.add(variable.uuid)

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which values a latent variable can take, by its distribution: the bijection that inference moves it through.
+
+A support that depends on parameters is that of their constants: a Uniform needs constant bounds. A distribution that is
+not listed inherits the support of its base class, or is registered by :func:`register_support`.
+"""
+
+from mxfusion_mvn import bijections, distributions
+from mxfusion_mvn.bijections import Bijection, check_is_bijection
+
+import mxnet as mx
+from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.components import distributions as host
+from mxfusion.components.variables import VariableType
+from mxfusion.modules import gp_modules
+from mxfusion.util.inference import variables_to_UUID
+
+
+def register_support(distribution, support):
+    """
+    Say where the draws of a distribution lie, for the span of the process.
+
+    :param distribution: a class, of a distribution or module.
+    :param support: a :class:`~mxfusion_mvn.bijections.Bijection`, or a function from the factor to one.
+    :raises ModelSpecificationError: for anything else.
+    """
+    if not callable(support):
+        check_is_bijection(getattr(distribution, "__name__", str(distribution)), support)
+    _SUPPORTS[distribution] = support
+
+
+def support_of(variable, supports=None):
+    """
+    The bijection onto the support of a latent variable.
+
+    :param variable: a random Variable.
+    :param supports: dict from Variables to the bijections that go before those of their distributions, or None.
+    :returns: a :class:`~mxfusion_mvn.bijections.Bijection`.
+    :raises ModelSpecificationError: for a discrete variable, or a distribution whose support is not known.
+    """
+    if supports and variable in supports:
+        check_is_bijection(variable.name, supports[variable])
+        return supports[variable]
+    for distribution in type(variable.factor).__mro__:
+        if distribution in _SUPPORTS:
+            support = _SUPPORTS[distribution]
+            return support if isinstance(support, Bijection) else support(variable.factor)
+    raise ModelSpecificationError(
+        f"`{variable.name}`: the support of {type(variable.factor).__name__} is not known. Pass "
+        "supports={variable: bijection}, or call register_support."
+    )
+
+
+def latent_variables(model, observed, supports=None, excluded=()):
+    """
+    The latent variables of a model with the bijections onto their supports.
+
+    :param model: Model.
+    :param observed: list of Variables.
+    :param supports: as in :func:`support_of`.
+    :param excluded: list of latent Variables to leave out.
+    :returns: dict from Variables to bijections, in the order of the model.
+    :raises ModelSpecificationError: as :func:`support_of`, and for supports of what is not latent.
+    """
+    random = {v.uuid for v in model.get_latent_variables(variables_to_UUID(observed))}
+    for name, variables in (("supports", supports or ()), ("excluded", excluded)):
+        for variable in variables:
+            if variable.uuid not in random:
+                raise ModelSpecificationError(
+                    f"`{name}`: got {variable}, which is not a latent variable of the model; expected latent "
+                    "variables. Leave it out."
+                )
+    latent = model.get_latent_variables(variables_to_UUID([*observed, *excluded]))
+    return {variable: support_of(variable, supports) for variable in latent}
+
+
+def _uniform(factor):
+    bounds = []
+    for name, variable in factor.inputs:
+        if variable.type != VariableType.CONSTANT:
+            raise ModelSpecificationError(
+                f"`{name}` of the Uniform variable `{factor.outputs[0][1].name}` is not a constant; expected constant "
+                "bounds. Write it as a number, or as bounds plus width times a variable between 0 and 1."
+            )
+        value = variable.constant
+        bounds.append(value.asnumpy() if isinstance(value, mx.nd.NDArray) else value)
+    return bijections.Interval(*(value.item() if getattr(value, "size", 0) == 1 else value for value in bounds))
+
+
+def _discrete(factor):
+    raise ModelSpecificationError(
+        f"`{factor.outputs[0][1].name}` is discrete ({type(factor).__name__}); expected continuous latent variables. "
+        "Sum it out, as GaussianMixture does, or pass it in excluded= and give it an own posterior."
+    )
+
+
+_SUPPORTS = {
+    **{
+        distribution: bijections.Real()
+        for distribution in (
+            distributions.GaussianMixture,
+            distributions.LowRankMultivariateNormal,
+            distributions.MatrixNormal,
+            distributions.MultivariateNormal,
+            distributions.MultivariateStudentT,
+            host.ConditionalGaussianProcess,
+            host.GaussianProcess,
+            host.Laplace,
+            host.MultivariateNormal,
+            host.MultivariateNormalMeanPrecision,
+            host.Normal,
+            host.NormalMeanPrecision,
+            host.PointMass,
+            gp_modules.GPRegression,
+            gp_modules.SparseGPRegression,
+            gp_modules.SVGPRegression,
+        )
+    },
+    host.Beta: bijections.Interval(),
+    host.Dirichlet: bijections.Simplex(),
+    host.Gamma: bijections.Positive(),
+    host.GammaMeanVariance: bijections.Positive(),
+    host.Uniform: _uniform,
+    host.Wishart: bijections.PositiveDefinite(),
+    distributions.InverseWishart: bijections.PositiveDefinite(),
+    distributions.LKJCholesky: bijections.CorrelationCholesky(),
+    distributions.Wishart: bijections.PositiveDefinite(),
+    host.Bernoulli: _discrete,
+    host.Categorical: _discrete,
+}

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The density of the latent variables of a model as a function of one unconstrained vector, in float64.
+
+With y = b(x) of all latent variables together::
+
+    f(x) = -log p(data, b(x)) - log |db/dx|
+
+Whatever the dtypes of model and data, all is computed in float64: differences of float32 gradients are mostly rounding.
+"""
+
+from typing import NamedTuple, Tuple
+
+from mxfusion_mvn.bijections import Bijection
+from mxfusion_mvn.inference._laws import size_of
+from mxfusion_mvn.inference.draws import draws_at_once, log_pdf_terms, unscaled
+
+import mxnet as mx
+import numpy as np
+from mxfusion.components import Distribution
+from mxfusion.components.functions import FunctionEvaluation
+from mxfusion.components.variables import Variable
+from mxfusion.modules.module import Module
+from mxnet import autograd
+
+
+class Part(NamedTuple):
+    """The coordinates of one latent variable: x[start:stop], in the shape of its raw array."""
+
+    variable: Variable
+    bijection: Bijection
+    start: int
+    stop: int
+    shape: Tuple[int, ...]
+
+
+class UnconstrainedDensity:
+    """
+    f and its gradient.
+
+    :param finished: a :class:`~mxfusion_mvn.inference.draws.FinishedInference` with data.
+    :param values: dict from latent Variables to pairs of their bijection and an NDArray, where to begin.
+    """
+
+    def __init__(self, finished, values):
+        self.model = finished.model
+        self.parts = []
+        start, begin = 0, []
+        for variable, (bijection, value) in values.items():
+            raw = bijection.inverseTransform(value.astype("float64"))
+            stop = start + size_of(raw.shape)
+            self.parts.append(Part(variable, bijection, start, stop, raw.shape))
+            begin.append(raw.asnumpy().ravel())
+            start = stop
+        #: Where the search for the mode begins, NumPy array (n,).
+        self.begin = np.concatenate(begin)
+        self._base = {uuid: _in_float64(array) for uuid, array in finished.variables.items()}
+        self._ctx = finished.inference.mxnet_context
+
+    def evaluate(self, points):
+        """
+        Values and gradients.
+
+        :param points: NumPy array (K, n).
+        :returns: NumPy arrays (K,) and (K, n); infinity and zeros where a computation fails.
+        """
+        at_once = draws_at_once(self.model)
+        with unscaled(self.model):
+            parts = [self._evaluate(points[i : i + at_once]) for i in range(0, len(points), at_once)]
+        return tuple(np.concatenate(part) for part in zip(*parts))
+
+    def _evaluate(self, points):
+        x = mx.nd.array(points, dtype="float64", ctx=self._ctx)
+        x.attach_grad()
+        try:
+            with autograd.record():
+                values = self._negative_log_density(x)
+            values.backward()
+            return values.asnumpy(), x.grad.asnumpy()
+        except mx.base.MXNetError:  # far from the mode a factorisation may fail
+            return np.full(len(points), np.inf), np.zeros_like(points)
+
+    def _negative_log_density(self, x):
+        samples = x.shape[0]
+        variables, total = dict(self._base), mx.nd.zeros((samples,), dtype="float64", ctx=self._ctx)
+        for part in self.parts:
+            raw = mx.nd.slice_axis(x, axis=-1, begin=part.start, end=part.stop).reshape((samples,) + part.shape)
+            variables[part.variable.uuid] = part.bijection.transform(raw)
+            total = total - _sum_per_sample(part.bijection.log_det_jacobian(raw), samples)
+        for term in log_pdf_terms(self.model, variables).values():
+            total = total - _sum_per_sample(term, samples)
+        return total
+
+
+def independent_groups(model, latents):
+    """
+    Which latent variables have to do with each other, given all that is observed.
+
+    Two are together where one factor sees both, by itself or through functions of them; between groups second
+    derivatives are zero.
+
+    :param model: Model.
+    :param latents: list of latent Variables.
+    :returns: list of lists of the same Variables, in their order.
+    """
+    groups = [{variable.uuid} for variable in latents]
+    for factor in model.ordered_factors:
+        if isinstance(factor, FunctionEvaluation):
+            continue
+        seen = set().union(*(_sources(variable) for _, variable in factor.inputs + factor.outputs))
+        touched = [group for group in groups if group & seen]
+        if len(touched) > 1:
+            groups = [group for group in groups if not group & seen] + [set().union(*touched)]
+    ordered = [[variable for variable in latents if variable.uuid in group] for group in groups]
+    return sorted(ordered, key=lambda group: latents.index(group[0]))
+
+
+def _sources(variable):
+    """Uuids of the random variables that a variable is, or is a function of."""
+    factor = variable.factor
+    if isinstance(factor, (Distribution, Module)):
+        return {variable.uuid}
+    if factor is None:
+        return set()
+    return set().union(*(_sources(source) for _, source in factor.inputs))
+
+
+def _sum_per_sample(term, samples):
+    total = mx.nd.sum(term.reshape((term.shape[0], -1)), axis=-1)
+    return total if term.shape[0] == samples else total.broadcast_to((samples,))
+
+
+def _in_float64(value):
+    is_float = isinstance(value, mx.nd.NDArray) and np.issubdtype(value.dtype, np.floating)
+    return value.astype("float64") if is_float else value
