@@ -17,6 +17,9 @@ The isometric log ratios of the simplex treat all its entries alike (Egozcue et 
 As the rows of L are scaled by d, a change of units moves d alone. The x_ij of a correlation factor are Fisher's z of
 partial correlations (Lewandowski, Kurowicka and Joe, J. Multivariate Analysis 100, 2009), whose posteriors are most
 nearly normal. Triangles are read row by row.
+
+Where e^x would underflow, values end at e^-80, and shares and scales, which densities square, at e^-40. The Jacobians
+go on falling, so that no mass is left there.
 """
 
 import math
@@ -32,8 +35,9 @@ from mxnet import nd
 
 # e^20 times raw numbers in the thousands can be squared in float32.
 _LINEAR_ABOVE = 20.0
-# exp of this is far from the smallest float32.
+# exp of this is far from the smallest float32, and exp of half of it can be squared.
 _SMALLEST_LOG = -80.0
+_SMALLEST_LOG_SCALE = 0.5 * _SMALLEST_LOG
 
 
 class Bijection(Transformation):
@@ -110,7 +114,7 @@ class Positive(Bijection):
     """Positive numbers: y = p(x), in which a factor in y is a shift of x."""
 
     def _forward(self, raw):
-        return _p(raw)
+        return _p(raw, _SMALLEST_LOG)
 
     def _backward(self, array):
         return _inverse_p(array)
@@ -191,7 +195,7 @@ class Simplex(Bijection):
 
     def _forward(self, raw):
         # Beyond this a share would be zero, of which densities take the logarithm.
-        return nd.exp(nd.maximum(self._log_shares(raw), _SMALLEST_LOG))
+        return nd.exp(nd.maximum(self._log_shares(raw), _SMALLEST_LOG_SCALE))
 
     def _backward(self, array):
         return nd.dot(nd.log(array), _constant(log_ratio_basis(array.shape[-1]), array))
@@ -215,7 +219,9 @@ class Ordered(Bijection):
     def _forward(self, raw):
         first, steps = _split_first(raw)
         size = raw.shape[-1]
-        return nd.dot(nd.concat(first, _p(steps), dim=-1), _constant(np.triu(np.ones((size, size))), raw))
+        return nd.dot(
+            nd.concat(first, _p(steps, _SMALLEST_LOG), dim=-1), _constant(np.triu(np.ones((size, size))), raw)
+        )
 
     def _backward(self, array):
         first, rest = _split_first(array)
@@ -252,7 +258,7 @@ class LowerCholesky(Bijection):
     def _forward(self, raw):
         triangle = nd.linalg.maketrian(raw)
         scales = diagonal(triangle)
-        return scale_rows(with_diagonal(nd.ones_like(scales), triangle), _p(scales))
+        return scale_rows(with_diagonal(nd.ones_like(scales), triangle), _p(scales, _SMALLEST_LOG_SCALE))
 
     def _backward(self, array):
         scales = diagonal(array)
@@ -301,7 +307,7 @@ class CorrelationCholesky(Bijection):
         angles = nd.linalg.maketrian(raw, offset=-1)
         dim = angles.shape[-1]
         left = nd.dot(_log_sech(angles), _constant(np.triu(np.ones((dim, dim)), 1), raw))
-        left = nd.exp(nd.maximum(left, _SMALLEST_LOG))
+        left = nd.exp(nd.maximum(left, _SMALLEST_LOG_SCALE))
         return with_diagonal(diagonal(left), nd.tanh(angles) * left)
 
     def _backward(self, array):
@@ -366,8 +372,8 @@ def check_is_bijection(name, value):
         )
 
 
-def _p(x):
-    return nd.exp(nd.minimum(x, _LINEAR_ABOVE)) * (1 + nd.relu(x - _LINEAR_ABOVE))
+def _p(x, smallest):
+    return nd.exp(nd.maximum(nd.minimum(x, _LINEAR_ABOVE), smallest)) * (1 + nd.relu(x - _LINEAR_ABOVE))
 
 
 def _log_p(x):

@@ -5,73 +5,103 @@ The host's own ``dot`` and ``*`` are evaluated once per sample, in a loop.
 """
 
 import numbers
+from abc import abstractmethod
 
 from mxfusion_mvn import axes, checks, linalg
 from mxfusion_mvn.distributions._inputs import array_input
 
 import mxnet as mx
 import numpy as np
+from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.functions import FunctionEvaluation
-from mxfusion.components.variables import Variable
+from mxfusion.components.variables import Variable, VariableType
 
 
-def linear(design, weights, groups=None):
+def linear(design, weights, groups=None, dtype=None, ctx=None):
     """
     The linear predictor of a regression, a row for each observation: design @ weights.T.
 
     :param design: one row of P predictors for each observation, Variable, NDArray or NumPy array (N, P).
     :param weights: Variable (P,) for one response, or (K, P) for K of them; with groups (J, P), a row for each group.
     :param groups: which row of the weights belongs to each observation, integers (N,); None where all have the same.
+    :param dtype: of constants made here, float32 or float64; None for the host's default, or an NDArray's own.
+    :param ctx: MXNet context of constants made here; None for the current one.
     :returns: Variable (N, 1) or (N, K); with groups (N, 1). Its shape is known at run time only.
-    :raises ModelSpecificationError: for other types and shapes.
+    :raises ModelSpecificationError: for other types and shapes, as far as they are known.
     """
-    function = Linear([("design", _input("design", design, "NP")), ("weights", _input("weights", weights, "P"))])
-    function.groups = None if groups is None else _check_groups(groups)
-    return function.outputs[0][1]
+    given = {"design": (design, "NP"), "weights": (weights, "P")}
+    return Linear(_inputs(given, dtype, ctx), None if groups is None else _check_groups(groups)).outputs[0][1]
 
 
-def scale_rows(factor, scales):
+def scale_rows(factor, scales, dtype=None, ctx=None):
     """
     A Cholesky factor with its rows scaled, diag(scales) @ factor.
 
     For the factor of a correlation matrix and standard deviations it is the factor of the covariance.
 
     :param factor: Variable, NDArray or NumPy array (B..., D, D).
-    :param scales: Variable, NDArray or NumPy array (B..., D).
+    :param scales: Variable, NDArray or NumPy array (B..., D), or (B..., 1) for the same in all rows.
+    :param dtype: as in :func:`linear`.
+    :param ctx: as in :func:`linear`.
     :returns: Variable (B..., D, D). Its shape is known at run time only.
-    :raises ModelSpecificationError: for other types and shapes.
+    :raises ModelSpecificationError: for other types and shapes, as far as they are known.
     """
-    inputs = [("factor", _input("factor", factor, "DD")), ("scales", _input("scales", scales, "D"))]
-    return ScaleRows(inputs).outputs[0][1]
+    return ScaleRows(_inputs({"factor": (factor, "DD"), "scales": (scales, "D")}, dtype, ctx)).outputs[0][1]
 
 
 class SampledFunction(FunctionEvaluation):
     """
-    A function with one output that takes care of the sample axis itself; a leaf writes ``eval_impl``.
+    A function with one output that takes care of the sample axis itself; a leaf writes ``eval_impl`` and ``_misfit``.
 
     :param inputs: list of (name, Variable).
+    :raises ModelSpecificationError: for shapes that do not fit, as far as they are known.
     """
 
     def __init__(self, inputs):
         super().__init__(inputs, [("output", Variable())], [name for name, _ in inputs], ["output"])
+        # The host gives outputs of functions the shape (1,), whatever they are.
+        if all(variable.type != VariableType.FUNCVAR for _, variable in inputs):
+            self._check({name: variable.shape for name, variable in inputs}, ModelSpecificationError)
 
     def eval(self, F, variables, always_return_tuple=False):
         """
         The output.
 
         :param F: ``mxnet.ndarray``.
-        :param variables: dict from uuid to NDArray, (S or 1, ...).
+        :param variables: dict from uuid to NDArray, (S or 1, ...). Of two dtypes the wider counts.
         :param always_return_tuple: whether to wrap it in a list.
         :returns: NDArray (S or 1, ...).
+        :raises InferenceError: for shapes that do not fit.
         """
-        output = self.eval_impl(F, **{name: variables[variable.uuid] for name, variable in self.inputs})
+        arrays = {name: variables[variable.uuid] for name, variable in self.inputs}
+        self._check({name: array.shape[1:] for name, array in arrays.items()}, InferenceError)
+        dtype = max((np.dtype(array.dtype) for array in arrays.values()), key=lambda dtype: dtype.itemsize)
+        output = self.eval_impl(F, **{name: array.astype(dtype, copy=False) for name, array in arrays.items()})
         return [output] if always_return_tuple else output
+
+    def _check(self, shapes, error):
+        expected = self._misfit(**shapes)
+        if expected is not None:
+            names = "` and `".join(shapes)
+            got = " and ".join(checks.show_shape(shape) for shape in shapes.values())
+            raise error(f"`{names}`: got shapes {got}; expected {expected}. Check the order of the axes.")
+
+    @abstractmethod
+    def _misfit(self, **shapes):
+        """What shapes of the inputs were expected, in words, if these cannot be right; else None."""
 
 
 class Linear(SampledFunction):
-    """The function behind :func:`linear`."""
+    """
+    The function behind :func:`linear`.
 
-    groups = None
+    :param inputs: list of (name, Variable).
+    :param groups: NumPy array (N,) of integers, or None.
+    """
+
+    def __init__(self, inputs, groups=None):
+        self.groups = groups
+        super().__init__(inputs)
 
     def replicate_self(self, attribute_map=None):
         """
@@ -105,6 +135,19 @@ class Linear(SampledFunction):
             return linalg.transpose(rows.reshape((samples, responses, design.shape[1])))
         return linalg.multiply(*axes.broadcast_leading(weights, design))
 
+    def _misfit(self, design, weights):
+        grouped = self.groups is not None
+        fits = (
+            len(design) == 2 and len(weights) in ((2,) if grouped else (1, 2)) and _may_equal(design[-1], weights[-1])
+        )
+        if not grouped:
+            return None if fits else "(N, P), and (P,) or (K, P)"
+        last = int(self.groups.max())
+        # MXNet would take a position beyond the last row for the last row.
+        if fits and _may_equal(len(self.groups), design[0]) and (not isinstance(weights[0], int) or last < weights[0]):
+            return None
+        return f"(N, P) and (J, P) with N = {len(self.groups)} and J > {last}, as `groups` has it"
+
 
 class ScaleRows(SampledFunction):
     """The function behind :func:`scale_rows`."""
@@ -121,14 +164,23 @@ class ScaleRows(SampledFunction):
         aligned = axes.align_samples({"factor": factor, "scales": scales}, {"factor": 2, "scales": 1})
         return linalg.scale_rows(aligned["factor"], aligned["scales"])
 
+    def _misfit(self, factor, scales):
+        fits = scales[-1] == 1 or _may_equal(factor[-1], scales[-1])
+        return None if fits else "(B..., D, D) and (B..., D)"
 
-def _input(name, value, letters):
-    return array_input(name, value, letters)
+
+def _inputs(given, dtype, ctx):
+    """A list of (name, Variable) of a dict from names to (value, letters of its event axes)."""
+    return [(name, array_input(name, value, letters, None, dtype, ctx)) for name, (value, letters) in given.items()]
+
+
+def _may_equal(size, other):
+    return size == other or not (isinstance(size, int) and isinstance(other, int))
 
 
 def _check_groups(groups):
     groups = np.asarray(groups)
-    if groups.ndim != 1 or not issubclass(groups.dtype.type, numbers.Integral) or (groups < 0).any():
+    if groups.ndim != 1 or not groups.size or not issubclass(groups.dtype.type, numbers.Integral) or (groups < 0).any():
         checks.refuse(
             "groups",
             f"an array {groups.shape} of {groups.dtype}",

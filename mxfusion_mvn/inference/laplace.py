@@ -5,17 +5,19 @@ With f of :mod:`mxfusion_mvn.inference.unconstrained`, its minimum m and its Hes
 
     q(x) = N(x; m, H^-1)        log p(data) = -f(m) + n/2 log 2 pi - 1/2 log det H, approximately
 
-(Tierney and Kadane, J. American Statistical Association 81, 1986.) Where H is singular the data and the prior leave some
-directions free; the approximation covers the others, and says which.
+(Tierney and Kadane, J. American Statistical Association 81, 1986.) Where H is singular the data and the prior leave
+some directions free; the approximation covers the others, and says which.
 """
 
 import math
 import warnings
 
+from mxfusion_mvn.bijections import Real
 from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
 from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference.loops import BatchLoop
 from mxfusion_mvn.inference.posteriors import set_block
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.unconstrained import UnconstrainedDensity, independent_groups
@@ -49,8 +51,8 @@ class LaplaceApproximation:
         has been run.
     :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
         zero.
-    :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops of
-        this package do.
+    :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops
+        of this package do.
     :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
         finite where MAP ended.
     :warns SingularHessianWarning: if there are directions without curvature.
@@ -107,8 +109,8 @@ class LaplaceApproximation:
         """List of the names of the n coordinates; those of a constrained variable are called raw."""
         names = []
         for part in self._density.parts:
-            is_raw = part.bijection.raw_shape(part.variable.shape) != part.variable.shape or not _is_real(part)
-            names += entry_names(("raw " if is_raw else "") + name_of(part.variable), part.shape)
+            prefix = "" if isinstance(part.bijection, Real) else "raw "
+            names += entry_names(prefix + name_of(part.variable), part.shape)
         return names
 
     @property
@@ -155,9 +157,9 @@ class LaplaceApproximation:
         lowest = self._values.min()
         kind = "curves the wrong way" if lowest < -1e-3 else "has no curvature"
         return (
-            f"Neither data nor prior determine {len(self.null_directions)} of {len(self.mean)} directions, in which the "
-            f"density {kind}: {directions}. They are held at the mode, so that their uncertainty is missing. Give them a "
-            "prior with curvature, or fix what cannot be told apart."
+            f"Neither data nor prior determine {len(self.null_directions)} of {len(self.mean)} directions, in which "
+            f"the density {kind}: {directions}. They are held at the mode, so that their uncertainty is missing. Give "
+            "them a prior with curvature, or fix what cannot be told apart."
         )
 
     def _coordinates(self, block):
@@ -178,8 +180,11 @@ class LaplaceApproximation:
             sizes = [part.stop - part.start for part in self._density.parts if part.variable in block]
             set_block(posterior, number, block, bijections, sizes, self._law(index, map_inference.dtype))
         algorithm = StochasticVariationalInference(1, finished.model, posterior, finished.observed)
+        loop = BatchLoop()
+        loop.data = [finished.data[variable.uuid] for variable in finished.observed]  # for summaries and ArviZ
         inference = GradBasedInference(
             algorithm,
+            grad_loop=loop,
             constants=dict(map_inference.params.constants),
             dtype=map_inference.dtype,
             context=map_inference.mxnet_context,
@@ -218,10 +223,6 @@ def _locations(map_inference, finished):
         )
     known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
     return {v: (known[v], map_inference.params[algorithm.posterior[v].factor.location]) for v in finished.latents}
-
-
-def _is_real(part):
-    return type(part.bijection).__name__ == "Real"
 
 
 def _parameter(value):

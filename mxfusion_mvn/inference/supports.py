@@ -7,6 +7,7 @@ not listed inherits the support of its base class, or is registered by :func:`re
 
 from mxfusion_mvn import bijections, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection
+from mxfusion_mvn.inference._names import name_of
 
 import mxnet as mx
 from mxfusion.common.exceptions import ModelSpecificationError
@@ -24,7 +25,7 @@ def register_support(distribution, support):
     :param support: a :class:`~mxfusion_mvn.bijections.Bijection`, or a function from the factor to one.
     :raises ModelSpecificationError: for anything else.
     """
-    if not callable(support):
+    if isinstance(support, type) or not callable(support):
         check_is_bijection(getattr(distribution, "__name__", str(distribution)), support)
     _SUPPORTS[distribution] = support
 
@@ -39,14 +40,16 @@ def support_of(variable, supports=None):
     :raises ModelSpecificationError: for a discrete variable, or a distribution whose support is not known.
     """
     if supports and variable in supports:
-        check_is_bijection(variable.name, supports[variable])
+        check_is_bijection(name_of(variable), supports[variable])
         return supports[variable]
     for distribution in type(variable.factor).__mro__:
         if distribution in _SUPPORTS:
             support = _SUPPORTS[distribution]
-            return support if isinstance(support, Bijection) else support(variable.factor)
+            bijection = support if isinstance(support, Bijection) else support(variable.factor)
+            check_is_bijection(name_of(variable), bijection)
+            return bijection
     raise ModelSpecificationError(
-        f"`{variable.name}`: the support of {type(variable.factor).__name__} is not known. Pass "
+        f"`{name_of(variable)}`: the support of {type(variable.factor).__name__} is not known. Pass "
         "supports={variable: bijection}, or call register_support."
     )
 
@@ -79,8 +82,8 @@ def _uniform(factor):
     for name, variable in factor.inputs:
         if variable.type != VariableType.CONSTANT:
             raise ModelSpecificationError(
-                f"`{name}` of the Uniform variable `{factor.outputs[0][1].name}` is not a constant; expected constant "
-                "bounds. Write it as a number, or as bounds plus width times a variable between 0 and 1."
+                f"`{name}` of the Uniform variable `{_name(factor)}` is not a constant; expected constant bounds. "
+                "Write it as a number, or as bounds plus width times a variable between 0 and 1."
             )
         value = variable.constant
         bounds.append(value.asnumpy() if isinstance(value, mx.nd.NDArray) else value)
@@ -89,9 +92,13 @@ def _uniform(factor):
 
 def _discrete(factor):
     raise ModelSpecificationError(
-        f"`{factor.outputs[0][1].name}` is discrete ({type(factor).__name__}); expected continuous latent variables. "
+        f"`{_name(factor)}` is discrete ({type(factor).__name__}); expected continuous latent variables. "
         "Sum it out, as GaussianMixture does, or pass it in excluded= and give it an own posterior."
     )
+
+
+def _name(factor):
+    return name_of(factor.outputs[0][1])
 
 
 _SUPPORTS = {

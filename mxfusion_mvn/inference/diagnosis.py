@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which variable is not finite, or could not be computed.
+
+The objective is evaluated once more, without gradients, and each factor's density, draws or value is read as soon as it
+is there. The first that is not finite is named, and with it whichever of its inputs is not finite either. If all are
+finite, the gradient is looked at.
+"""
+
+from contextlib import contextmanager
+
+from mxfusion_mvn.inference._names import name_of
+
+import mxnet as mx
+import numpy as np
+from mxfusion.models import Posterior
+from mxnet import autograd
+
+_ROLES = {"log_pdf": "the log density of", "draw_samples": "a draw of", "eval": "the value of"}
+# A failure that was not read may hide behind another; each is reported by a wait of its own.
+_MAX_FAILURES = 100
+
+
+class _NotFinite(Exception):
+    """Ends an evaluation; the text says what is not finite."""
+
+
+class Objective:
+    """
+    The objective of an inference, as the host evaluates it.
+
+    :param infr_executor: the host's ObjectiveBlock.
+    :param param_dict: the host's ParameterDict.
+    :param ctx: MXNet context.
+    """
+
+    def __init__(self, infr_executor, param_dict, ctx):
+        self._executor = infr_executor
+        self._param_dict = param_dict
+        self._ctx = ctx
+        self._graphs = _with_modules(infr_executor._infr_method.graphs)
+
+    def evaluate(self, data):
+        """
+        The loss at the present parameters.
+
+        :param data: list of NDArrays.
+        :returns: NDArray (1,), not waited for.
+        """
+        return self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)[0]
+
+    def parameter_name(self, uuid):
+        """
+        What to call a parameter.
+
+        :param uuid: of its Variable.
+        :returns: for example ``parameter `covariance of X```.
+        """
+        for graph in self._graphs:
+            if uuid in graph.components:
+                return f"parameter `{name_of(graph.components[uuid])}`{_whose(graph)}"
+        return f"parameter {uuid}"
+
+    def diagnose(self, data):
+        """
+        Say which variable is the first that is not finite at the present parameters.
+
+        :param data: list of NDArrays.
+        :returns: for example ``the log density of `X` is nan at index (3, 0); its `mean` is nan at index (0,)``; None
+            if all are finite, the gradients too.
+        """
+        try:
+            with self._watched_factors():
+                self.evaluate(data)
+            return self._bad_gradient(data)
+        except _NotFinite as found:
+            return str(found)
+        except Exception as error:  # whatever it is, it is the reason
+            return reason_of(error)
+        finally:
+            flush()
+
+    def _bad_gradient(self, data):
+        with autograd.record():
+            _, loss = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
+        loss.backward()
+        for uuid, parameter in self._param_dict.items():
+            if parameter.grad_req != "null":
+                state = state_of(parameter.grad())
+                if state is not None:
+                    return f"the gradient of the {self.parameter_name(uuid)} {state}"
+        return None
+
+    @contextmanager
+    def _watched_factors(self):
+        """For the span of one evaluation the factors' own methods are covered: the host has no other place to look."""
+        covered = []
+        try:
+            for graph in self._graphs:
+                for factor in graph.ordered_factors:
+                    for method in _ROLES:
+                        if hasattr(type(factor), method) and method not in vars(factor):
+                            setattr(factor, method, _watching(factor, method, graph))
+                            covered.append((factor, method))
+            yield
+        finally:
+            for factor, method in covered:
+                delattr(factor, method)
+
+
+def state_of(array, sample_axis=False):
+    """
+    What is wrong with an array.
+
+    :param array: NDArray; it is waited for.
+    :param sample_axis: whether the first axis is that of the Monte Carlo samples, which is left out of the index.
+    :returns: a verb phrase such as ``is nan at index (0, 1)``, or None if all entries are finite.
+    """
+    try:
+        value = array.asnumpy()
+    except mx.base.MXNetError as error:
+        return f"could not be computed ({reason_of(error)})"
+    if value.dtype.kind != "f" or np.isfinite(value).all():
+        return None
+    index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+    shown = index[1:] if sample_axis else index
+    where = f" at index {shown}" if shown and value.size > 1 else ""
+    return f"is {value[index]}{where}"
+
+
+def reason_of(error):
+    """
+    The message of an error without MXNet's stack trace.
+
+    :param error: an exception.
+    :returns: one line.
+    """
+    if not isinstance(error, mx.base.MXNetError):
+        return str(error)
+    lines = [line for line in str(error).splitlines() if line.strip()] or ["MXNet gave no reason"]
+    # What follows is, for example: MXNetError: Check failed: ret == 0 (2 vs. 0) : spotrf failed in lapack on cpu.
+    return lines[-1].split("MXNetError: ")[-1].split(" : ")[-1].strip()
+
+
+def flush():
+    """Wait for all that was pushed, and drop the failures in it: MXNet would report them wherever is read next."""
+    for _ in range(_MAX_FAILURES):
+        try:
+            mx.nd.waitall()
+            break
+        except mx.base.MXNetError:
+            continue
+
+
+def _with_modules(graphs):
+    modules = [module for graph in graphs for module in graph.modules.values()]
+    inner = [graph for module in modules for graph in [module._module_graph, *module._extra_graphs]]
+    return [*graphs, *(_with_modules(inner) if inner else ())]
+
+
+def _whose(graph):
+    return " in the posterior" if isinstance(graph, Posterior) else ""
+
+
+def _watching(factor, method, graph):
+    """A method of a factor, followed by a look at what it returns."""
+    original = getattr(factor, method)
+    what = f"{_ROLES[method]} `{name_of(factor.outputs[0][1])}`{_whose(graph)}"
+
+    def watched(F, variables, *args, **kwargs):
+        # Read first: a failed computation is reported only once, to whoever reads first.
+        causes = _bad_arguments(factor, variables)
+        try:
+            result = original(*args, F=F, variables=variables, **kwargs)
+        except mx.base.MXNetError as error:
+            raise _NotFinite(f"{what} could not be computed ({reason_of(error)})") from error
+        state = _state_of_result(result, is_density=method == "log_pdf")
+        if state is not None:
+            raise _NotFinite("; ".join([f"{what} {state}", *causes]))
+        return result
+
+    return watched
+
+
+def _bad_arguments(factor, variables):
+    """What is wrong with the inputs of a factor, and with its random variable if it is there already."""
+    found = []
+    for part, variable in factor.inputs + factor.outputs:
+        array = variables.get(variable.uuid)
+        state = state_of(array, sample_axis=True) if isinstance(array, mx.nd.NDArray) else None
+        if state is not None:
+            found.append(f"its `{part}` {state}" if variable.name is None else f"`{variable.name}` {state}")
+    return found
+
+
+def _state_of_result(result, is_density):
+    for array in result if isinstance(result, (tuple, list)) else (result,):
+        if isinstance(array, mx.nd.NDArray):
+            state = state_of(array, sample_axis=True)
+            if state is None and is_density and not np.isfinite(mx.nd.sum(array).asscalar()):
+                state = f"sums to {mx.nd.sum(array).asscalar()}"
+            if state is not None:
+                return state
+    return None

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A finished inference as the InferenceData of ArviZ, for its tables, plots and model comparison."""
+
+import warnings
+
+import mxfusion_mvn
+from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.draws import FinishedInference
+
+from mxfusion.components import Variable, VariableType
+
+
+def to_arviz(inference, num_samples=1000, **data):
+    """
+    Draws and densities of a finished inference, in one chain.
+
+    The groups are::
+
+        posterior             the latent variables
+        posterior_predictive  the observed random variables, new ones for each draw of the posterior
+        log_likelihood        log p(x_n | draw), a term for each row of an observed random variable
+        sample_stats          lp = log p(x, draw); log_weight = lp - log q(draw)
+        prior                 the latent variables before the data, at the learned parameters of the model
+        prior_predictive      the observed random variables, at those
+        observed_data         the observed random variables, and in constant_data the other observed ones
+
+    ``arviz.psislw(idata.sample_stats.log_weight.values.ravel())`` says how good the posterior is: its k below 0.7.
+    The draws are independent, so that diagnostics of Markov chains have nothing to say here.
+
+    After MAP all draws of the posterior are equal, and there is no log_weight. Without data there is a posterior only.
+    What cannot be had (not every law can be drawn from) is left out with a warning that gives the reason.
+
+    :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
+    :param num_samples: S, the number of draws in each group. They come from MXNet's generator.
+    :param data: the observed variables by name, NDArrays or NumPy arrays; with none, those of the last run if its loop
+        keeps them, as the loops of this package do.
+    :returns: ``arviz.InferenceData``. The axes of arrays go by the names of the size Variables in their shapes.
+    :raises ImportError: if ArviZ is not installed.
+    :raises InferenceError: as :func:`~mxfusion_mvn.inference.summary` does, and for data that does not fit.
+    """
+    arviz = _import_arviz()
+    finished = FinishedInference(inference, **data)
+    draws = finished.draw_posterior(num_samples)
+    groups = {"posterior": [(variable, draws[variable.uuid]) for variable in finished.latents]}
+    if finished.data:
+        groups.update(_densities(finished, draws, num_samples))
+        groups.update(_from_model(finished, draws, num_samples))
+    else:
+        warnings.warn(
+            "to_arviz has no data, and so makes a posterior only. Pass the observed variables by name, as to run.",
+            stacklevel=2,
+        )
+    return arviz.InferenceData(**{group: _dataset(arviz, group, arrays) for group, arrays in groups.items() if arrays})
+
+
+def _densities(finished, draws, num_samples):
+    """The data, and the densities at it."""
+    random, fixed = _observed(finished)
+    terms = finished.log_pdf(finished.model, draws, num_samples)
+    log_joint = _total(terms)
+    statistics = [("lp", log_joint)]
+    if finished.latents and not any(finished.is_point(variable) for variable in finished.latents):
+        terms_of_q = _attempt("log_weight", finished.log_pdf, finished.posterior, draws, num_samples)
+        if terms_of_q is not None:
+            statistics.append(("log_weight", log_joint - _total(terms_of_q)))
+    return {
+        "log_likelihood": [(variable, terms[variable.uuid]) for variable in random],
+        "sample_stats": statistics,
+        "observed_data": [(variable, finished.data[variable.uuid].asnumpy()) for variable in random],
+        "constant_data": [(variable, finished.data[variable.uuid].asnumpy()) for variable in fixed],
+    }
+
+
+def _from_model(finished, draws, num_samples):
+    """The draws that the model makes."""
+    random, _ = _observed(finished)
+    latents = {variable.uuid: draws[variable.uuid] for variable in finished.latents}
+    groups = {}
+    for names, given in ((("posterior_predictive",), latents), (("prior_predictive", "prior"), {})):
+        drawn = _attempt(" and ".join(names), finished.draw_model, given, num_samples)
+        if drawn is not None:
+            for name, variables in zip(names, (random, finished.latents)):
+                groups[name] = [(variable, drawn[variable.uuid]) for variable in variables]
+    return groups
+
+
+def _attempt(what, function, *arguments):
+    """What a function returns; with a warning None, where it asks more of a law than training did, and in vain."""
+    try:
+        return function(*arguments)
+    except Exception as error:  # laws of the host and of users raise anything, and the other groups are worth having
+        warnings.warn(f"to_arviz leaves out {what}: {error}", stacklevel=4)
+        return None
+
+
+def _observed(finished):
+    random = [variable for variable in finished.observed if variable.type == VariableType.RANDVAR]
+    return random, [variable for variable in finished.observed if variable.type != VariableType.RANDVAR]
+
+
+def _total(terms):
+    """The log density of each draw, (S,)."""
+    return sum(term.reshape((len(term), -1)).sum(axis=1, dtype="float64") for term in terms.values())
+
+
+def _dataset(arviz, group, arrays):
+    is_drawn = group not in ("observed_data", "constant_data")
+    values, dims = {}, {}
+    for variable, array in arrays:
+        name = variable if isinstance(variable, str) else name_of(variable)
+        values[name] = array[None] if is_drawn else array
+        if isinstance(variable, Variable):
+            dims[name] = _axes(variable, name)[: array.ndim - is_drawn]
+    return arviz.dict_to_dataset(values, library=mxfusion_mvn, dims=dims, default_dims=None if is_drawn else [])
+
+
+def _axes(variable, name):
+    axes = []
+    for axis, size in enumerate(variable.shape):
+        named = isinstance(size, Variable) and size.name is not None and size.name not in axes
+        axes.append(size.name if named else f"{name}_dim_{axis}")
+    return axes
+
+
+def _import_arviz():
+    try:
+        import arviz
+    except ImportError as error:
+        raise ImportError(
+            "to_arviz needs ArviZ, which is not installed. Install it with: pip install 'mxfusion-mvn[arviz]'"
+        ) from error
+    return arviz

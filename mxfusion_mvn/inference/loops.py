@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loops for the host's ``GradBasedInference(algorithm, grad_loop=...)`` that can be followed, and stop for a reason.
+
+Their arithmetic is the host's: with the same ``mx.random.seed`` and optimizer a :class:`BatchLoop` arrives at the same
+parameters as the host's loop, bit for bit. Around it: a record of the losses without waiting at each step, a progress
+bar, learning-rate schedules, stop rules, checkpoints, and an end at the first loss that is not finite.
+"""
+
+import numbers
+import time
+import warnings
+
+from mxfusion_mvn.inference.batches import Subsample
+from mxfusion_mvn.inference.diagnosis import Objective
+from mxfusion_mvn.inference.optimizers import create_optimizer
+from mxfusion_mvn.inference.progress import Bar, Silence
+from mxfusion_mvn.inference.record import TrainingStoppedWarning
+from mxfusion_mvn.inference.steppers import ImperativeStepper, MinibatchStepper
+from mxfusion_mvn.inference.training import Training
+
+from mxfusion.common.exceptions import InferenceError
+from mxfusion.inference import MinibatchInferenceLoop
+from mxfusion.inference.grad_loop import GradLoop
+
+
+class TrainingLoop(GradLoop):
+    """
+    What all loops of this package share.
+
+    :param schedule: function from the iteration 0, 1, ... to the learning rate, such as an ``mxnet.lr_scheduler``; it
+        replaces ``learning_rate``.
+    :param stop: stop rule: function from the losses so far, NumPy array (iterations,), to None or the reason to stop,
+        such as :class:`~mxfusion_mvn.inference.record.Plateau`; called every ``check_every`` iterations.
+    :param checkpoint: function of the :class:`~mxfusion_mvn.inference.record.RunRecord` so far, called every
+        ``check_every`` iterations, when the parameters of the inference are up to date: to save it, for example.
+    :param check_every: how often these two are called, and at least how often losses and parameters are read.
+    :raises InferenceError: for options of the wrong kind.
+
+    ``data`` holds the data of the last run, ``record`` its record, also where the run ended in an exception.
+    """
+
+    def __init__(self, *, schedule=None, stop=None, checkpoint=None, check_every=50):
+        super().__init__()
+        for name, function in (("schedule", schedule), ("stop", stop), ("checkpoint", checkpoint)):
+            if function is not None and not callable(function):
+                raise InferenceError(
+                    f"`{name}`: got {function!r}; expected a function or None. See {type(self).__name__}."
+                )
+        self.schedule = schedule
+        self.stop = stop
+        self.checkpoint = checkpoint
+        self.check_every = _checked_count("check_every", check_every, 1)
+        self.data = None
+        self.record = None
+
+    def _train(self, stepper, objective, rate, iterations, verbose, started):
+        """Run the driver; warn if the run stopped because something was not finite."""
+        training = Training(
+            stepper=stepper,
+            objective=objective,
+            max_iter=iterations,
+            schedule=self.schedule or (lambda iteration: rate),
+            stop=self.stop,
+            checkpoint=self.checkpoint,
+            check_every=self.check_every,
+            bar=Bar(iterations) if verbose else Silence(),
+            started=started,
+        )
+        try:
+            training.run()
+        finally:
+            self.record = training.record
+        if self.record.reason == "not finite":
+            # Out of this method, the loop and the host's `run`, to the line that called it.
+            warnings.warn(self.record.message, TrainingStoppedWarning, stacklevel=4)
+        return self.record
+
+
+class BatchLoop(TrainingLoop):
+    """
+    Each iteration sees all data.
+
+    A run ends after ``max_iter`` iterations, when the stop rule says so, or at the first loss or parameter that is not
+    finite, or matrix that cannot be factored. In the last case the parameters are those of the last finite loss, a
+    :class:`~mxfusion_mvn.inference.record.TrainingStoppedWarning` says at which iteration and in which variable it
+    happened, and the record says so, too. What the first iteration raises, a wrong shape for example, is raised.
+    After Ctrl-C the parameters are in place as well.
+
+    :param options: see :class:`TrainingLoop`.
+    """
+
+    def __init__(self, *, schedule=None, stop=None, checkpoint=None, check_every=50):
+        super().__init__(schedule=schedule, stop=stop, checkpoint=checkpoint, check_every=check_every)
+
+    def run(
+        self,
+        infr_executor,
+        data,
+        param_dict,
+        ctx,
+        optimizer="adam",
+        learning_rate=1e-3,
+        max_iter=1000,
+        verbose=False,
+    ):
+        """
+        Train; the host's ``GradBasedInference.run`` calls this.
+
+        :param infr_executor: the host's ObjectiveBlock.
+        :param data: list of NDArrays.
+        :param param_dict: the host's ParameterDict.
+        :param ctx: MXNet context.
+        :param optimizer: its name, or an ``mxnet.optimizer.Optimizer`` that brings its own learning rate.
+        :param learning_rate: used if there is no schedule.
+        :param max_iter: the number of iterations.
+        :param verbose: whether to show a progress bar.
+        :returns: a :class:`~mxfusion_mvn.inference.record.RunRecord`.
+        """
+        started = time.perf_counter()
+        self.data = data
+        iterations = _checked_count("max_iter", max_iter, 0)
+        optimizer = create_optimizer(optimizer, learning_rate)
+        stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
+        objective = Objective(infr_executor, param_dict, ctx)
+        return self._train(stepper, objective, optimizer.learning_rate, iterations, verbose, started)
+
+    def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):
+        return ImperativeStepper(infr_executor, data, param_dict, ctx, optimizer)
+
+
+class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
+    """
+    Each iteration sees a batch of rows; else as :class:`BatchLoop`.
+
+    An epoch sees every row once, in a new random order that follows from ``mx.random.seed``; its last batch is smaller
+    if ``batch_size`` does not divide the number of rows N, and is scaled by its own size. The gradient is not divided
+    by the batch size as in the host's loop: it estimates that of the whole data.
+
+    Every random variable whose first axis has the same Variable as its size as the rows of the data is scaled by
+    N / (rows in the batch), observed or latent, in the model and the posterior.
+
+    :param batch_size: the number of rows in a batch, at most N.
+    :param rv_scaling: dict from random Variable to scaling factor, as the host's loop needs it. It is derived, and
+        compared with what is given: another scaling would change the posterior, and nothing would show it.
+    :param options: see :class:`TrainingLoop`; an iteration is a batch.
+    """
+
+    def __init__(self, batch_size=100, rv_scaling=None, *, schedule=None, stop=None, checkpoint=None, check_every=50):
+        super().__init__(schedule=schedule, stop=stop, checkpoint=checkpoint, check_every=check_every)
+        self.batch_size = _checked_count("batch_size", batch_size, 1)
+        self.rv_scaling = None if rv_scaling is None else {variable.uuid: s for variable, s in rv_scaling.items()}
+
+    def run(
+        self,
+        infr_executor,
+        data,
+        param_dict,
+        ctx,
+        optimizer="adam",
+        learning_rate=1e-3,
+        max_iter=1000,
+        verbose=False,
+        update_shape_constants=None,
+    ):
+        """
+        Train; the host's ``GradBasedInference.run`` calls this.
+
+        :param infr_executor: the host's ObjectiveBlock.
+        :param data: list of NDArrays (N, ...).
+        :param param_dict: the host's ParameterDict.
+        :param ctx: MXNet context.
+        :param optimizer: its name, or an ``mxnet.optimizer.Optimizer`` that brings its own learning rate.
+        :param learning_rate: used if there is no schedule.
+        :param max_iter: the number of epochs, as in the host's loop.
+        :param verbose: whether to show a progress bar.
+        :param update_shape_constants: function by which the host learns the sizes in a batch.
+        :returns: a :class:`~mxfusion_mvn.inference.record.RunRecord`; one loss for each batch.
+        :raises InferenceError: if the model cannot be subsampled, ``batch_size`` exceeds N or ``rv_scaling`` is wrong.
+        """
+        started = time.perf_counter()
+        self.data = data
+        epochs = _checked_count("max_iter", max_iter, 0)
+        optimizer = create_optimizer(optimizer, learning_rate)
+        subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
+        stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)
+        objective = Objective(infr_executor, param_dict, ctx)
+        iterations = epochs * subsample.batches.steps_per_epoch
+        return self._train(stepper, objective, optimizer.learning_rate, iterations, verbose, started)
+
+    def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
+        return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
+
+
+def _checked_count(name, value, least):
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise InferenceError(
+            f"`{name}`: got {value!r}; expected an integer of at least {least}. Check how it is computed."
+        )
+    return int(value)

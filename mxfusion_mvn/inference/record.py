@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run leaves behind, and when to stop one.
+
+A loss is a negative log density or a negative evidence lower bound, in nats.
+"""
+
+import numbers
+from typing import NamedTuple, Optional
+
+import numpy as np
+from mxfusion.common.exceptions import InferenceError
+
+
+class TrainingStoppedWarning(UserWarning):
+    """A run ended early because something was not finite; the message says where, and what was kept."""
+
+
+class RunRecord:
+    """
+    The record of a run, the return value of ``GradBasedInference.run`` with the loops of this package.
+
+    :param loss: NumPy array (iterations,) of float64: the loss before each update, finite.
+    :param seconds: wall-clock time, of compiling too.
+    :param reason: why it stopped: ``max_iter``, ``not finite``, ``interrupted`` or what the stop rule said, such as
+        ``converged``; ``running`` in the record that a checkpoint function gets, and ``error`` if something raised.
+    :param message: the same as a sentence.
+    :param compiled: whether the objective was compiled.
+    :param fallback_reason: why it was not although that was wanted, or None.
+    """
+
+    def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None):
+        self.loss = loss
+        self.seconds = seconds
+        self.reason = reason
+        self.message = message
+        self.compiled = compiled
+        self.fallback_reason = fallback_reason
+
+    @property
+    def iterations(self):
+        """How many losses there are; the run made as many updates, unless it had to step back to the last good one."""
+        return len(self.loss)
+
+    def __repr__(self):
+        loss = f", last loss {self.loss[-1]:.6g}" if self.iterations else ""
+        how = ", compiled" if self.compiled else ""
+        return f"RunRecord({self.reason}: {self.iterations} iterations in {self.seconds:.3g} s{how}{loss})"
+
+    def __str__(self):
+        fallback = f"\nNot compiled: {self.fallback_reason}" if self.fallback_reason else ""
+        return f"{self!r}\n{self.message}{fallback}"
+
+
+class Improvement(NamedTuple):
+    """How far the mean loss fell from one window to the next, and the standard error of that, in nats."""
+
+    nats: float
+    standard_error: float
+
+
+def improvement(losses, window):
+    """
+    By how much the mean loss of the last window is below that of the window before.
+
+    ::
+
+        d = mean(l_1 ... l_w) - mean(l_w+1 ... l_2w)        se(d) = s sqrt(2 / w)
+        s^2 = sum (l_t+1 - l_t)^2 / (2 (2w - 1))
+
+    The variance s^2 is that of successive differences (von Neumann et al., 1941, doi:10.1214/aoms/1177731746), which a
+    slow trend hardly changes: it is noise from draws and minibatches, and next to nothing where there are none.
+
+    :param losses: NumPy array (n,), n >= 2 window.
+    :param window: w, the length of a window.
+    :returns: an :class:`Improvement`.
+    """
+    recent = np.asarray(losses[-2 * window :], dtype="float64")
+    noise = np.sqrt(np.mean(np.square(np.diff(recent))) / 2)
+    return Improvement(recent[:window].mean() - recent[window:].mean(), noise * np.sqrt(2 / window))
+
+
+class Plateau:
+    """
+    A stop rule: the loss falls no more.
+
+    It stops a run when the mean loss of the last window is below that of the window before by less than the tolerance,
+    and by no more than two standard errors, so that it cannot be told from noise; and when the same holds of windows
+    twice as long, so that a slow fall is not overlooked in noise. Where there is no noise (MAP) any fall can be told
+    from it: such a run goes on until the loss stands still or rises. See :func:`improvement` for the formulas.
+
+    :param window: the length of a window, in iterations; a run makes at least four windows.
+    :param tolerance: in nats per window.
+    :raises InferenceError: unless the window is an integer of at least 2 and the tolerance is positive.
+    """
+
+    def __init__(self, window=100, tolerance=0.01):
+        if not isinstance(window, numbers.Integral) or window < 2:
+            raise InferenceError(f"`window`: got {window!r}; expected an integer of at least 2. Try 100.")
+        if not tolerance > 0:
+            raise InferenceError(f"`tolerance`: got {tolerance!r}; expected a positive number of nats. Try 0.01.")
+        self.window = window
+        self.tolerance = tolerance
+
+    def __call__(self, losses) -> Optional[str]:
+        """
+        Judge the losses so far.
+
+        :param losses: NumPy array (iterations,).
+        :returns: ``"converged"``, or None to go on.
+        """
+        if len(losses) < 4 * self.window:
+            return None
+        flat = all(self._is_flat(losses, length) for length in (self.window, 2 * self.window))
+        return "converged" if flat else None
+
+    def _is_flat(self, losses, length):
+        nats, standard_error = improvement(losses, length)
+        return nats < self.tolerance * length / self.window and nats <= 2 * standard_error
+
+    def __repr__(self):
+        return f"Plateau(window={self.window}, tolerance={self.tolerance})"

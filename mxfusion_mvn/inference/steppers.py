@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes the steps of a run, by the protocol in :mod:`mxfusion_mvn.inference.training`: as the host makes them."""
+
+from abc import ABC, abstractmethod
+
+from mxfusion_mvn.inference.optimizers import copy_state, restore_state
+
+import mxnet as mx
+from mxnet import autograd
+
+
+class Stepper(ABC):
+    """What makes the steps of a run."""
+
+    compiled = False
+    fallback_reason = None
+
+    @abstractmethod
+    def step(self, learning_rate):
+        """
+        Push one forward pass, backward pass and update, without waiting for them.
+
+        :param learning_rate: of this step.
+        :returns: the loss before the update, an NDArray (1,).
+        """
+
+    @abstractmethod
+    def parameters(self):
+        """Dict from the uuid of each parameter to its present raw values, an NDArray."""
+
+    @abstractmethod
+    def snapshot(self):
+        """Copy of all that a step changes."""
+
+    @abstractmethod
+    def restore(self, state):
+        """
+        Go back to a snapshot.
+
+        :param state: what :meth:`snapshot` returned.
+        """
+
+    @abstractmethod
+    def next_data(self):
+        """List of NDArrays that the next step works on, with sizes and scalings set for an imperative evaluation."""
+
+    def write_back(self):
+        """Copy the present values into the host's Parameters, if they are held elsewhere."""
+        return
+
+    def finish(self):
+        """Write back, and undo what must not outlast the run."""
+        self.write_back()
+
+
+class ImperativeStepper(Stepper):
+    """
+    Steps as the host makes them.
+
+    :param infr_executor: the host's ObjectiveBlock.
+    :param data: list of NDArrays.
+    :param param_dict: the host's ParameterDict.
+    :param ctx: MXNet context.
+    :param optimizer: an ``mxnet.optimizer.Optimizer``.
+    """
+
+    def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
+        self._executor = infr_executor
+        self._data = data
+        self._parameters = param_dict
+        self._ctx = ctx
+        # Without a store the updater is the trainer's own, and holds all of the state.
+        self._trainer = mx.gluon.Trainer(param_dict, optimizer, kvstore=None)
+
+    def step(self, learning_rate):
+        """As :meth:`Stepper.step`."""
+        data = self.next_data()
+        self._trainer.set_learning_rate(learning_rate)
+        with autograd.record():
+            loss, loss_for_gradient = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
+            loss_for_gradient.backward()
+        # The loss is a sum, not a mean over rows: there is nothing to divide by. A parameter may have no gradient.
+        self._trainer.step(batch_size=1, ignore_stale_grad=True)
+        return loss.detach()  # lest it keep the graph alive
+
+    def parameters(self):
+        """As :meth:`Stepper.parameters`."""
+        return {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
+
+    def snapshot(self):
+        """As :meth:`Stepper.snapshot`."""
+        return {uuid: value.copy() for uuid, value in self.parameters().items()}, copy_state(self._updater)
+
+    def restore(self, state):
+        """As :meth:`Stepper.restore`."""
+        values, optimizer_state = state
+        for uuid, value in values.items():
+            value.copyto(self._parameters[uuid].data())
+        restore_state(self._updater, optimizer_state)
+
+    def next_data(self):
+        """As :meth:`Stepper.next_data`."""
+        return self._data
+
+    @property
+    def _updater(self):
+        return self._trainer._updaters[0]
+
+
+class MinibatchStepper(ImperativeStepper):
+    """
+    Steps of which each sees some rows of the data.
+
+    :param infr_executor: the host's ObjectiveBlock.
+    :param subsample: a :class:`~mxfusion_mvn.inference.batches.Subsample`.
+    :param param_dict: the host's ParameterDict.
+    :param ctx: MXNet context.
+    :param optimizer: an ``mxnet.optimizer.Optimizer``.
+    """
+
+    def __init__(self, infr_executor, subsample, param_dict, ctx, optimizer):
+        super().__init__(infr_executor, subsample.data, param_dict, ctx, optimizer)
+        self._subsample = subsample
+        self._steps = 0
+
+    def step(self, learning_rate):
+        """As :meth:`Stepper.step`."""
+        loss = super().step(learning_rate)
+        self._steps += 1
+        return loss
+
+    def next_data(self):
+        """As :meth:`Stepper.next_data`."""
+        return self._subsample.batch(self._steps)
+
+    def snapshot(self):
+        """As :meth:`Stepper.snapshot`."""
+        return self._steps, super().snapshot()
+
+    def restore(self, state):
+        """As :meth:`Stepper.restore`."""
+        self._steps, rest = state
+        super().restore(rest)
+
+    def finish(self):
+        """As :meth:`Stepper.finish`."""
+        super().finish()
+        self._subsample.finish()

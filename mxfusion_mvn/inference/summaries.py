@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A table of what was inferred: every latent variable and every parameter of the model, in its own space and units.
+
+A latent variable gets the mean, the standard deviation and quantiles of draws from its posterior; a parameter, or a
+latent variable after MAP, its value.
+"""
+
+import difflib
+from typing import List, NamedTuple, Optional
+
+from mxfusion_mvn.inference._names import entry_names, name_of
+from mxfusion_mvn.inference.draws import FinishedInference
+
+import numpy as np
+
+QUANTILES = (0.05, 0.5, 0.95)
+_HEADERS = ("", "mean", "sd", "5 %", "50 %", "95 %")
+# More entries of one variable than a person would read.
+_PRINTED_ENTRIES = 40
+
+
+class Row(NamedTuple):
+    """
+    One number of a model.
+
+    ``mean`` is the value, and the rest None, where there is no distribution.
+    """
+
+    name: str
+    mean: float
+    sd: Optional[float] = None
+    lower: Optional[float] = None
+    median: Optional[float] = None
+    upper: Optional[float] = None
+
+
+class Summary:
+    """
+    Rows by name: ``table["beta[0]"].mean``. Printed, it is a table.
+
+    :param groups: list of lists of :class:`Row`, one list for each variable.
+    """
+
+    def __init__(self, groups: List[List[Row]]):
+        self._groups = groups
+
+    @property
+    def rows(self):
+        """List of all rows."""
+        return [row for group in self._groups for row in group]
+
+    def __iter__(self):
+        return iter(self.rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, name):
+        for row in self.rows:
+            if row.name == name:
+                return row
+        close = difflib.get_close_matches(str(name), [row.name for row in self.rows])
+        raise KeyError(f"`{name}` is not in the summary" + (f"; close to it: {', '.join(close)}" if close else ""))
+
+    def __str__(self):
+        lines = [_HEADERS] if any(row.sd is not None for row in self) else [("", "value")]
+        for group in self._groups:
+            for row in group[:_PRINTED_ENTRIES]:
+                lines.append((row.name, *("" if number is None else f"{number:.4g}" for number in row[1:])))
+            if len(group) > _PRINTED_ENTRIES:
+                lines.append((f"... {len(group) - _PRINTED_ENTRIES} more in .rows",))
+        return _align(lines, len(lines[0]))
+
+    __repr__ = __str__
+
+
+def summary(inference, num_samples=1000, **data):
+    """
+    What was inferred, as a table.
+
+    Of a symmetric or a triangular matrix there are no rows above the diagonal. An array of one entry goes by the name
+    of its variable alone. What has no name is called by what it feeds, such as ``covariance of X``.
+
+    Quantiles of draws are rough: with 1000 of them, the 5 % one is uncertain by a tenth of a standard deviation.
+
+    :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
+    :param num_samples: how many draws from the posterior. They come from MXNet's generator.
+    :param data: the observed variables by name, where the posterior depends on them and the loop does not keep them.
+    :returns: :class:`Summary`.
+    :raises InferenceError: if the inference has not been run, or its algorithm has no posterior.
+    """
+    finished = FinishedInference(inference, **data)
+    is_point = all(finished.is_point(variable) for variable in finished.latents)
+    draws = finished.draw_posterior(1 if is_point else num_samples)
+    groups = []
+    for variable in finished.latents:
+        rows = _value_rows if finished.is_point(variable) else _draw_rows
+        groups.append(rows(name_of(variable), draws[variable.uuid]))
+    for variable in finished.parameters:
+        groups.append(_value_rows(name_of(variable), finished.value(variable)[None]))
+    return Summary(groups)
+
+
+def _value_rows(name, draws):
+    names, entries = _entries(name, draws)
+    return [Row(*row) for row in zip(names, entries[0].tolist())]
+
+
+def _draw_rows(name, draws):
+    names, entries = _entries(name, draws)
+    columns = [entries.mean(axis=0), entries.std(axis=0, ddof=1), *np.quantile(entries, QUANTILES, axis=0)]
+    return [Row(*row) for row in zip(names, *(column.tolist() for column in columns))]
+
+
+def _entries(name, draws):
+    """The entries of an array that say something of their own: their names, and their draws (S, entries)."""
+    kept = _distinct(draws)
+    names = np.array(entry_names(name, draws.shape[1:]))[kept]
+    return names.tolist(), draws.reshape((len(draws), -1))[:, kept].astype("float64")
+
+
+def _distinct(draws):
+    """Which entries are neither zero nor a copy because of the structure of a matrix, (entries of one draw,)."""
+    shape = draws.shape[1:]
+    kept = np.ones(shape, dtype=bool)
+    if len(shape) > 1 and shape[-1] == shape[-2]:
+        above = np.triu(draws, 1)
+        if not above.any() or np.array_equal(above, np.triu(np.swapaxes(draws, -1, -2), 1)):
+            kept &= np.tri(shape[-1], dtype=bool)
+    return kept.reshape(-1)
+
+
+def _align(lines, columns):
+    lines = [(line + ("",) * columns)[:columns] for line in lines]
+    first, *rest = (max(len(text) for text in column) for column in zip(*lines))
+    return "\n".join(
+        (line[0].ljust(first) + "".join(f"  {text.rjust(width)}" for text, width in zip(line[1:], rest))).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of every loop: a stepper makes the steps, the driver follows them.
+
+The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.steppers.Stepper`)::
+
+    step(learning_rate)   push one forward pass, backward pass and update; return the loss before the update, unread: an
+                          NDArray (1,) of its own, which the next step does not overwrite
+    parameters()          dict from uuid to the present raw values, NDArrays; read to see whether they are finite
+    snapshot()            copy of all that a step changes: parameters, optimizer state, position in the data
+    restore(state)        go back to a snapshot, which may be restored more than once
+    next_data()           list of NDArrays that the next step works on, ready for an imperative evaluation
+    write_back()          copy the present values into the host's Parameters; may be called any number of times
+    finish()              called once, whatever happened: write back, and undo what must not outlast the run
+    compiled, fallback_reason    what the record says about compilation
+
+A step after ``restore`` is the same step as before, but for the noise of random draws.
+
+A loop derives from :class:`mxfusion_mvn.inference.loops.BatchLoop` or ``MinibatchLoop``, hands its options
+``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__`` (they are kept by ``TrainingLoop``,
+the base of both), and overrides the one method that makes the stepper, in which the time spent counts as the run's::
+
+    BatchLoop      _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer)
+    MinibatchLoop  _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer)
+
+``optimizer`` is an ``mxnet.optimizer.Optimizer`` of this run's own; ``optimizers.py`` copies its state for a snapshot.
+``subsample`` is a :class:`mxfusion_mvn.inference.batches.Subsample`: the rows of each step, sizes and scalings.
+``ImperativeStepper`` and ``MinibatchStepper`` in ``steppers.py`` are those to fall back to.
+"""
+
+import time
+from collections import deque
+from typing import NamedTuple, Optional
+
+from mxfusion_mvn.failure import NotPositiveDefiniteError
+from mxfusion_mvn.inference.diagnosis import flush, reason_of, state_of
+from mxfusion_mvn.inference.record import RunRecord, improvement
+
+import mxnet as mx
+import numpy as np
+from mxfusion.common.exceptions import InferenceError
+
+# Checked sooner than after `check_every` iterations, for a run that fails mostly does so at once.
+EARLY_CHECKS = (1, 10)
+# Nothing is read for no longer than this, so that the progress bar and Ctrl-C answer.
+SECONDS_BETWEEN_CHECKS = 1.0
+# Why a parameter may be bad after an update of which everything else was finite.
+TOO_FAR = "the loss and the gradient before it were finite, so the update itself went too far"
+# How far a loss has to fall, in nats, for a run to be said not to have ended.
+WORTH_MENTIONING = 0.01
+
+# How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions by an error of
+# their own.
+FAILURES = (mx.base.MXNetError, InferenceError)
+
+
+class Trouble(NamedTuple):
+    """What went wrong, as the beginning of a sentence, and the reason if something gave one."""
+
+    what: str
+    reason: Optional[str] = None
+
+
+class Training:
+    """
+    One run: pushes the steps, reads their losses now and then, keeps what was good.
+
+    Losses and parameters are looked at after every ``check_every`` iterations, at first sooner, and so often that no
+    more than about a second lies between. If one is not finite, or a factorisation failed, the run steps back to a
+    snapshot, repeats the steps up to the failure one by one, has it diagnosed, and leaves the parameters of the last
+    finite loss.
+
+    :param stepper: a :class:`Stepper`.
+    :param objective: an :class:`~mxfusion_mvn.inference.diagnosis.Objective`, used after a write-back.
+    :param max_iter: the number of iterations.
+    :param schedule: function from the iteration 0, 1, ... to its learning rate.
+    :param stop: function from the losses so far to None or the reason to stop, or None.
+    :param checkpoint: function of the record so far, or None.
+    :param check_every: how many iterations lie between two calls of ``stop`` and ``checkpoint``.
+    :param bar: a :class:`~mxfusion_mvn.inference.progress.Silence` or ``Bar``.
+    :param started: when the run began, by ``time.perf_counter()``.
+    """
+
+    def __init__(self, stepper, objective, max_iter, schedule, stop, checkpoint, check_every, bar, started):
+        self._stepper = stepper
+        self._objective = objective
+        self._max_iter = max_iter
+        self._schedule = schedule
+        self._stop = stop
+        self._checkpoint = checkpoint
+        self._check_every = check_every
+        self._bar = bar
+        self._losses = np.empty(max_iter)
+        self._rates = []  # as they were used: some schedules must not be asked for an iteration of the past
+        self._pending = deque()  # losses that were pushed and not read
+        self._done = 0  # how many losses were read and found good
+        self._error = None  # what a step raised
+        self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
+        self._reason, self._message = "running", "The run goes on."
+        self._start = started
+        self._checked = 0, time.perf_counter()  # the last check: after how many iterations, and when
+        self._stride = check_every
+
+    @property
+    def record(self):
+        """The :class:`RunRecord` so far."""
+        return RunRecord(
+            loss=self._losses[: self._done].copy(),
+            seconds=time.perf_counter() - self._start,
+            reason=self._reason,
+            message=self._message,
+            compiled=self._stepper.compiled,
+            fallback_reason=self._stepper.fallback_reason,
+        )
+
+    def run(self):
+        """
+        Train.
+
+        :returns: the :class:`RunRecord`.
+        :raises Exception: whatever the first step raises but for a failed factorisation, and whatever the functions of
+            the user raise; the parameters are the last good ones then, and written back.
+        """
+        try:
+            self._keep_snapshot()
+            while self._reason == "running":
+                self._push_steps()
+                self._check()
+        except BaseException as error:
+            self._settle()
+            self._reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+            self._message = f"{type(error).__name__} after {self._done} iterations."
+            raise
+        finally:
+            self._stepper.finish()
+            self._bar.close()
+        return self.record
+
+    def _push_steps(self):
+        """Push the steps up to the next check."""
+        for iteration in range(self._done, self._next_check()):
+            rate = self._rate(iteration)
+            try:
+                self._pending.append(self._stepper.step(rate))
+            except FAILURES as error:
+                self._raise_if_at_once(error)
+                self._error = error
+                return
+
+    def _raise_if_at_once(self, error):
+        """What is wrong from the start is an error of the user's, such as a wrong shape, and nothing is lost."""
+        if self._done + len(self._pending) == 0 and not isinstance(error, NotPositiveDefiniteError):
+            raise error
+
+    def _next_check(self):
+        scheduled = (self._done // self._check_every + 1) * self._check_every
+        early = [check for check in EARLY_CHECKS if check > self._done]
+        return min([scheduled, self._max_iter, self._done + self._stride, *early])
+
+    def _rate(self, iteration):
+        if iteration == len(self._rates):
+            self._rates.append(_checked_rate(self._schedule(iteration), iteration))
+        return self._rates[iteration]
+
+    def _check(self):
+        """Read what was pushed; go on, end, or step back."""
+        trouble = self._read_losses() or self._step_error() or self._bad_parameter()
+        reason = None if trouble else self._reason_to_end()
+        if reason:
+            trouble = self._bad_end()
+        if trouble:
+            self._step_back(trouble)
+        elif reason:
+            self._end(reason)
+        else:
+            self._keep_snapshot()
+            self._adapt_stride()
+
+    def _read_losses(self):
+        """Read the losses in order, up to a bad one; return that as a Trouble, or None, as the methods below."""
+        while self._pending:
+            # One by one: MXNet reports a failure once, and this way to the iteration it belongs to.
+            try:
+                loss = self._pending[0].asnumpy().item()
+            except mx.base.MXNetError as error:
+                return Trouble(f"The loss of iteration {self._done} could not be computed", reason_of(error))
+            if not np.isfinite(loss):
+                return Trouble(f"The loss of iteration {self._done} is {loss}")
+            self._losses[self._done] = loss
+            self._pending.popleft()
+            self._done += 1
+        return None
+
+    def _step_error(self):
+        return self._error and Trouble(f"Iteration {self._done} failed", reason_of(self._error))
+
+    def _bad_parameter(self):
+        for uuid, array in self._stepper.parameters().items():
+            state = state_of(array)
+            if state is not None:
+                when = f"After iteration {self._done - 1}" if self._done else "At the start"
+                return Trouble(f"{when} the {self._objective.parameter_name(uuid)} {state}", TOO_FAR)
+        return None
+
+    def _bad_end(self):
+        """Whether the last update went wrong, which no iteration shows any more."""
+        self._stepper.write_back()
+        try:
+            state = state_of(self._objective.evaluate(self._stepper.next_data()))
+        except FAILURES as error:
+            self._raise_if_at_once(error)
+            state = f"could not be computed ({reason_of(error)})"
+        return state and Trouble(f"The loss after the last update {state}")
+
+    def _reason_to_end(self):
+        reason = None
+        if self._done and self._done % self._check_every == 0:
+            reason = self._call_user()
+        return reason or ("max_iter" if self._done == self._max_iter else None)
+
+    def _call_user(self):
+        if self._checkpoint is not None:
+            self._stepper.write_back()
+            self._checkpoint(self.record)
+        return self._stop and self._stop(self._losses[: self._done].copy())
+
+    def _keep_snapshot(self):
+        self._snapshots = [*self._snapshots[-1:], (self._done, self._stepper.snapshot())]
+        if self._done:
+            self._bar.update(self._done, self._losses[self._done - 1])
+
+    def _adapt_stride(self):
+        now = time.perf_counter()
+        per_iteration = (now - self._checked[1]) / (self._done - self._checked[0])
+        self._checked = self._done, now
+        self._stride = max(1, min(self._check_every, int(SECONDS_BETWEEN_CHECKS / per_iteration)))
+
+    def _end(self, reason):
+        self._reason = str(reason)
+        self._bar.update(self._done, self._losses[self._done - 1] if self._done else np.nan)
+        if reason == "max_iter":
+            self._message = f"All {self._done} iterations are done{_trend(self._losses[: self._done])}."
+        else:
+            self._message = f"The stop rule {self._stop!r} said {self._reason!r} after {self._done} iterations."
+
+    def _step_back(self, trouble):
+        """Return to the parameters of the last finite loss, and find out what went wrong after them."""
+        flush()
+        self._pending.clear()
+        bad = self._done
+        self._done, good = self._newest_good_snapshot()
+        self._stepper.restore(good)
+        try:
+            while self._done < bad:
+                before, repeated = self._stepper.snapshot(), self._done
+                again = self._repeat_step()
+                good = before if self._done > repeated else good
+                if again:
+                    # With the same draws, or none, a bad loss is met again at `bad`, and only a bad update sooner.
+                    trouble = again if self._done > repeated else trouble
+                    self._stepper.restore(before)
+                    break
+            cause = self._diagnose()
+        finally:
+            self._stepper.restore(good)
+        self._reason = "not finite"
+        cause = cause or trouble.reason or "with new draws all was finite"
+        self._message = f"{trouble.what}: {cause.rstrip('.')}. {self._what_is_kept()}"
+
+    def _newest_good_snapshot(self):
+        """The newest whose loss has been read, or the first; a pair (iteration, state)."""
+        return next(kept for kept in reversed(self._snapshots) if kept[0] < max(self._done, 1))
+
+    def _repeat_step(self):
+        """Do one step and wait for it; return the Trouble with its loss or update, or None."""
+        try:
+            self._pending.append(self._stepper.step(self._rate(self._done)))
+            trouble = self._read_losses() or self._bad_parameter()
+        except FAILURES as error:
+            trouble = Trouble("A step failed", reason_of(error))
+        if trouble:
+            flush()
+            self._pending.clear()
+        return trouble
+
+    def _diagnose(self):
+        self._stepper.write_back()
+        return self._objective.diagnose(self._stepper.next_data())
+
+    def _what_is_kept(self):
+        if self._done == 0:
+            return "The initial parameters are kept; look at them and at the data."
+        return (
+            f"The parameters are those of iteration {self._done - 1}, the last whose loss is finite; "
+            "use a smaller learning rate, or transformations that keep parameters where the density exists."
+        )
+
+    def _settle(self):
+        """Leave good parameters after something was raised."""
+        try:
+            trouble = self._read_losses() or self._bad_parameter()
+        except FAILURES as error:
+            trouble = error
+        if trouble:
+            flush()
+            self._stepper.restore(self._newest_good_snapshot()[1])
+        self._pending.clear()
+
+
+def _checked_rate(rate, iteration):
+    try:
+        value = float(rate)
+    except (TypeError, ValueError):
+        value = np.nan
+    if not (np.isfinite(value) and value >= 0):
+        raise InferenceError(
+            f"The learning rate of iteration {iteration}: got {rate!r}; expected a number that is not negative. Look "
+            "at `schedule`, a function of the iteration 0, 1, ..., or at `learning_rate`."
+        )
+    return value
+
+
+def _trend(losses):
+    """Whether the loss was still falling at the end, in words."""
+    window = min(100, len(losses) // 2)
+    if window < 2:
+        return ""
+    fell = improvement(losses, window)
+    if fell.nats < WORTH_MENTIONING or fell.nats <= 2 * fell.standard_error:
+        return f"; the loss did not fall clearly over the last {window}"
+    return f"; the loss was still falling, by {fell.nats:.3g} nats over the last {window}"
