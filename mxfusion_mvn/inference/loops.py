@@ -89,9 +89,6 @@ class BatchLoop(TrainingLoop):
     :param options: see :class:`TrainingLoop`.
     """
 
-    def __init__(self, *, schedule=None, stop=None, checkpoint=None, check_every=50):
-        super().__init__(schedule=schedule, stop=stop, checkpoint=checkpoint, check_every=check_every)
-
     def run(
         self,
         infr_executor,
