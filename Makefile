@@ -11,7 +11,7 @@ help:
 	@echo 'make test-all  the same on every supported Python that is installed'
 	@echo 'make lint      check the style and the types only'
 	@echo 'make format    put the style right where that can be done by itself'
-	@echo 'make bench     time this package against the host and against itself'
+	@echo 'make bench     time this package beside the host, Pyro and NumPyro: docs/speed.md (about 15 minutes)'
 	@echo 'make accuracy  measure the log pdf against 50 digits, beside other libraries: docs/accuracy.md'
 	@echo 'make clean     remove what the others made'
 	@echo
@@ -42,17 +42,20 @@ format: $(VENV)/installed-dev
 	$(python) -m ruff check --fix .
 	$(python) -m ruff format .
 
-bench: $(VENV)/installed-test
+# `make bench options=--quick` takes a few minutes and writes nothing.
+bench: $(VENV)/installed-test $(VENV)/peers/installed
 	OMP_NUM_THREADS=1 $(python) -W ignore benchmarks/against_host.py
 	OMP_NUM_THREADS=1 $(python) -W ignore benchmarks/missing_entries.py
+	$(python) -W ignore benchmarks/speed.py $(VENV)/peers/bin/python $(options)
 
 accuracy: $(VENV)/installed-test $(VENV)/peers/installed
 	PYTHONPATH=tests $(python) benchmarks/accuracy.py $(VENV)/peers/bin/python
 
 # In an environment of their own: JAX needs a newer NumPy than MXNet allows, and a newer Python than 3.8.
-$(VENV)/peers/installed: $(VENV)/made
+# The list of what is in it is here, so it follows this file.
+$(VENV)/peers/installed: $(VENV)/made Makefile
 	found=$$(PYTHON= scripts/find_python 3.11 || PYTHON= scripts/find_python 3.12) && "$$found" -m venv $(@D)
-	$(@D)/bin/python -m pip install torch==2.13.0 numpyro==0.22.0 jax==0.10.2 scipy==1.17.1
+	$(@D)/bin/python -m pip install torch==2.13.0 pyro-ppl==1.9.2 numpyro==0.22.0 jax==0.10.2 scipy==1.17.1
 	@touch $@
 
 # Editable, so that what is tested is what is in this folder.

@@ -152,10 +152,7 @@ class Interval(Bijection):
         width, lower = self._constant(self.upper - self.lower, raw), self._constant(self.lower, raw)
         value = nd.broadcast_add(nd.broadcast_mul(nd.sigmoid(raw), width), lower)
         # Rounded onto a bound, a density would be zero or infinite there.
-        above = np.nextafter(self.lower.astype(dtype), self.upper.astype(dtype))
-        below = np.nextafter(self.upper.astype(dtype), self.lower.astype(dtype))
-        if self.lower.min() == 0:  # log 0 is near for the smallest of all numbers
-            above = np.maximum(above, np.where(self.lower == 0, np.finfo(dtype).tiny, above)).astype(dtype)
+        above, below = _next_to(self.lower, self.upper, dtype), _next_to(self.upper, self.lower, dtype)
         return nd.broadcast_minimum(nd.broadcast_maximum(value, self._constant(above, raw)), self._constant(below, raw))
 
     def _backward(self, array):
@@ -370,6 +367,12 @@ def check_is_bijection(name, value):
             f"`{name}`: got {value!r} as its support; expected a Bijection. Choose one from mxfusion_mvn.bijections, "
             "such as Positive()."
         )
+
+
+def _next_to(bound, other, dtype):
+    """The number nearest to a bound on the side of the other; next to 0 the smallest that has all its digits."""
+    near = np.nextafter(bound.astype(dtype), other.astype(dtype))
+    return np.where(bound == 0, np.sign(other) * np.finfo(dtype).tiny, near).astype(dtype)
 
 
 def _p(x, smallest):

@@ -9,6 +9,8 @@ from abc import abstractmethod
 
 from mxfusion_mvn import axes, checks, linalg
 from mxfusion_mvn.distributions._inputs import array_input
+from mxfusion_mvn.statistics import design_and_response
+from mxfusion_mvn.summed import is_constant
 
 import mxnet as mx
 import numpy as np
@@ -123,17 +125,26 @@ class Linear(SampledFunction):
         :param weights: NDArray (S or 1, P), (S or 1, K, P), or with groups (S or 1, J, P).
         :returns: NDArray (S or 1, N, 1), or (S or 1, N, K).
         """
-        if self.groups is not None:
-            groups = mx.nd.array(self.groups, dtype="int32", ctx=weights.context)
-            rows = mx.nd.take(weights, groups, axis=1)
-            return mx.nd.sum(mx.nd.broadcast_mul(design, rows), axis=-1, keepdims=True)
-        if weights.ndim == 2:
-            weights = weights.expand_dims(axis=1)
-        if design.shape[0] == 1:  # one product for all samples
-            samples, responses, size = weights.shape
-            rows = linalg.multiply(design, weights.reshape((1, samples * responses, size)))
-            return linalg.transpose(rows.reshape((samples, responses, design.shape[1])))
-        return linalg.multiply(*axes.broadcast_leading(weights, design))
+        return _predicted(design, weights, self.groups)
+
+    def reduced(self, variables, value, alike=False):
+        """
+        A few rows that stand for all, if the design is constant.
+
+        :param variables: dict from uuid to NDArray (S or 1, ...), the inputs among them.
+        :param value: the response, constant NDArray (1, N, D).
+        :param alike: whether only the sum of all squares matters, for a covariance that is a multiple of the identity.
+        :returns: (value, output), NDArrays (1, M, D) and (S or 1, M, 1 or K), whose residuals have the same sums of
+            squares and products as those of all rows; None if these are not fewer.
+        """
+        design, weights = (variables[variable.uuid] for _, variable in self.inputs)
+        if design.shape[0] > 1 or design.shape[1] != value.shape[1] or not is_constant(design):
+            return None
+        design, response, groups = design_and_response(design[0].asnumpy(), value[0].asnumpy(), self.groups, alike)
+        if len(response) >= value.shape[1]:
+            return None
+        design, response = (mx.nd.array(x[None], dtype=value.dtype, ctx=value.context) for x in (design, response))
+        return response, _predicted(design, weights.astype(value.dtype, copy=False), groups)
 
     def _misfit(self, design, weights):
         grouped = self.groups is not None
@@ -167,6 +178,21 @@ class ScaleRows(SampledFunction):
     def _misfit(self, factor, scales):
         fits = scales[-1] == 1 or _may_equal(factor[-1], scales[-1])
         return None if fits else "(B..., D, D) and (B..., D)"
+
+
+def _predicted(design, weights, groups):
+    """The predictors of :meth:`Linear.eval_impl`."""
+    if groups is not None:
+        groups = mx.nd.array(groups, dtype="int32", ctx=weights.context)
+        rows = mx.nd.take(weights, groups, axis=1)
+        return mx.nd.sum(mx.nd.broadcast_mul(design, rows), axis=-1, keepdims=True)
+    if weights.ndim == 2:
+        weights = weights.expand_dims(axis=1)
+    if design.shape[0] == 1:  # one product for all samples
+        samples, responses, size = weights.shape
+        rows = linalg.multiply(design, weights.reshape((1, samples * responses, size)))
+        return linalg.transpose(rows.reshape((samples, responses, design.shape[1])))
+    return linalg.multiply(*axes.broadcast_leading(weights, design))
 
 
 def _inputs(given, dtype, ctx):

@@ -9,6 +9,7 @@ from mxfusion_mvn import axes
 from mxfusion_mvn.axes import namespace
 
 import mxnet as mx
+from mxnet import autograd
 
 
 def cholesky(matrix):
@@ -90,6 +91,42 @@ def multiply(matrix, rows):
     return namespace(rows).linalg.gemm2(rows, matrix, transpose_b=True)
 
 
+def gram(rows):
+    """
+    Sum of the outer products x x^T of the rows.
+
+    :param rows: NDArrays (K, R, D).
+    :returns: (K, D, D).
+    """
+    # syrk does half the work, but copies the triangle of each matrix of a batch slowly.
+    if rows.shape[0] == 1:
+        return mx.nd.linalg.syrk(rows, transpose=True)
+    return mx.nd.linalg.gemm2(rows, rows, transpose_a=True)
+
+
+def weighted_sum(weights, rows):
+    """
+    Sum of the outer products w x^T of pairs of rows.
+
+    :param weights: w (K, R, E).
+    :param rows: x (K, R, D).
+    :returns: (K, E, D).
+    """
+    return namespace(rows).linalg.gemm2(weights, rows, transpose_a=True)
+
+
+def solve_columns(factor, matrix, transposed=False):
+    """
+    L^-1 A or L^-T A, by substitution.
+
+    :param factor: L, lower triangular, (K, D, D).
+    :param matrix: A (K, D, E).
+    :param transposed: whether to solve with L^T.
+    :returns: (K, D, E).
+    """
+    return namespace(matrix).linalg.trsm(factor, matrix, transpose=transposed)
+
+
 def lower_triangle(matrix):
     """
     The matrix with zeros above the diagonal.
@@ -132,6 +169,20 @@ def constant(array):
     :returns: the same numbers.
     """
     return array.detach() if namespace(array) is mx.nd else mx.sym.stop_gradient(array)
+
+
+def is_differentiated(array):
+    """
+    Whether autograd has recorded how an array came about, so that a backward pass would reach it.
+
+    :param array: NDArray.
+    :returns: a bool.
+    """
+    try:
+        autograd.get_symbol(array)
+    except mx.base.MXNetError:
+        return False
+    return True
 
 
 def symmetric_part(matrix):

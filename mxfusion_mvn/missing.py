@@ -16,6 +16,7 @@ from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import broadcast_shapes
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.gaussian import LOG_2PI
+from mxfusion_mvn.statistics import rows_of_patterns
 
 import mxnet as mx
 import numpy as np
@@ -58,11 +59,29 @@ class PartlyObserved:
 
         :returns: NDArray (E..., V...), (1,) where there are no such axes.
         """
-        whitened = self._by_pattern(linalg.solve_lower, self._residual())
+        return self._log_pdf(self._residual()).reshape((self._extra + self._value_axes) or (1,))
+
+    def total(self, scales, counts):
+        """
+        The sum of the log densities of the vectors that the values stand for, those of row n being values - scale mean.
+
+        :param scales: NumPy array (N,).
+        :param counts: NumPy array (N,), how many vectors there are, for each pattern all together.
+        :returns: NDArray (E...,).
+        """
+        scales, counts = (arrays.as_array("scales", array, self._value) for array in (scales, counts))
+        mean = mx.nd.broadcast_mul(self._mean, scales.reshape((1, -1, 1)))
+        residual = mx.nd.broadcast_mul(mx.nd.broadcast_sub(self._value, mean), self._mask)
+        return mx.nd.sum(self._log_pdf(residual, counts), axis=-1)
+
+    def _log_pdf(self, residual, counts=None):
+        """Of masked residuals (S or 1, N, D), each for a number of vectors (N,), (S or 1, N)."""
+        whitened = self._by_pattern(linalg.solve_lower, residual)
         log_det = mx.nd.take(2 * linalg.log_abs_det(self._factor), self._index(), axis=1)
         normaliser = mx.nd.broadcast_add(log_det, LOG_2PI * mx.nd.sum(self._mask, axis=-1))
-        log_pdf = -0.5 * mx.nd.broadcast_add(mx.nd.sum(mx.nd.square(whitened), axis=-1), normaliser)
-        return log_pdf.reshape((self._extra + self._value_axes) or (1,))
+        if counts is not None:
+            normaliser = mx.nd.broadcast_mul(normaliser, counts.expand_dims(0))
+        return -0.5 * mx.nd.broadcast_add(mx.nd.sum(mx.nd.square(whitened), axis=-1), normaliser)
 
     def mean(self):
         """
@@ -171,6 +190,24 @@ class PartlyObserved:
     def _with_observed(self, filled):
         mask = self._mask.broadcast_to(filled.shape)
         return mx.nd.where(mask, self._value.broadcast_to(filled.shape), filled)
+
+
+def total_of_observed(gaussian, value, on_failure=RAISE, name="covariance"):
+    """
+    The sum of the log densities of what was observed, from a few rows for each pattern of missing entries.
+
+    :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
+        (S or 1, 1).
+    :param value: NDArray (N, D), NaN where an entry is missing. It is read here.
+    :param on_failure: as in :class:`PartlyObserved`.
+    :param name: as in :class:`PartlyObserved`.
+    :returns: NDArray (S or 1,).
+    """
+    data = value.asnumpy()
+    _, index = np.unique(_codes(~np.isnan(data)), return_inverse=True)
+    rows, scale, counts = rows_of_patterns(data, index.reshape(-1))
+    partly = PartlyObserved(gaussian, rows, on_failure, name)
+    return partly.total(scale, counts)
 
 
 class _Patterns:

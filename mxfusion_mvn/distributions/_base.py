@@ -13,7 +13,9 @@ from mxfusion_mvn import checks
 from mxfusion_mvn.axes import align_samples
 from mxfusion_mvn.distributions import _inputs
 from mxfusion_mvn.failure import RAISE, NotFiniteError, OnFailure, check_finite
-from mxfusion_mvn.linalg import constant
+from mxfusion_mvn.linalg import constant, is_differentiated
+from mxfusion_mvn.statistics import all_rows
+from mxfusion_mvn.summed import is_constant, is_summed, reduced
 
 import mxnet as mx
 import numpy as np
@@ -132,11 +134,11 @@ class VectorDistribution(Distribution):
 
         :param F: ``mxnet.ndarray``.
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
-        :returns: NDArray (S or 1, B...).
+        :returns: NDArray (S or 1, B...); inside :func:`~mxfusion_mvn.summed.summed_log_pdf` perhaps totals (S or 1,).
         """
         arrays = self._arrays(self.inputs + self.outputs, variables)
         try:
-            log_pdf = self.log_pdf_impl(F=F, **arrays)
+            log_pdf = self._total(variables, **arrays) if is_summed() else self.log_pdf_impl(F=F, **arrays)
         except NotFiniteError:
             # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
             # MXNet hands out garbage, also for the data.
@@ -166,6 +168,31 @@ class VectorDistribution(Distribution):
         arrays = align_samples(arrays, self._event_axes(), len(shape) - len(self.EVENT["random_variable"]))
         drawn = self.draw_samples_impl(F=F, rv_shape=shape, num_samples=samples, **arrays)
         return (drawn,) if always_return_tuple else drawn
+
+    def _total(self, variables, **arrays):
+        """The total of each sample, (S or 1,), where a leaf knows a better way to it than by rows; else the rows."""
+        return self.log_pdf_impl(F=mx.nd, **arrays)
+
+    def _reduced(self, variables, mean, value, matrix_axes):
+        """
+        Rows that stand for all rows of the random variable.
+
+        :param variables: dict from uuid to NDArray.
+        :param mean: NDArray (S or 1, B..., D).
+        :param value: NDArray (S or 1, B..., D).
+        :param matrix_axes: the leading axes of the covariance, a tuple.
+        :returns: :class:`~mxfusion_mvn.statistics.Rows`.
+        """
+        vectors = all_rows(value, mean, matrix_axes).vectors
+        value, mean = self._regressed(variables, mean, value, matrix_axes)
+        return reduced(value, mean, matrix_axes)._replace(vectors=vectors)
+
+    def _regressed(self, variables, mean, value, matrix_axes, alike=False):
+        """As :meth:`_reduced`, (value, mean), by what is known of the function that the mean comes from."""
+        reduce = getattr(dict(self.inputs)["mean"].factor, "reduced", None)
+        if reduce is None or value.ndim != 3 or value.shape[0] > 1 or matrix_axes[1] > 1 or not is_constant(value):
+            return value, mean
+        return reduce(variables, value, alike) or (value, mean)
 
     def _input(self, name, value, check_value, dtype, ctx):
         """An argument as a Variable, checked as far as that can be done without the random variable."""
@@ -287,15 +314,6 @@ class VectorDistribution(Distribution):
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)
-
-
-def is_differentiated(array):
-    """Whether autograd has recorded how an array came about, so that a backward pass would reach it."""
-    try:
-        autograd.get_symbol(array)
-    except mx.base.MXNetError:
-        return False
-    return True
 
 
 def _bits(dtype):

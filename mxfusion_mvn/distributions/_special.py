@@ -9,8 +9,7 @@ Stegun, Handbook of Mathematical Functions, 6.3.5 and 6.3.18, with B_2n the Bern
 
 import math
 
-from mxfusion_mvn.distributions._base import is_differentiated
-from mxfusion_mvn.linalg import constant
+from mxfusion_mvn.linalg import constant, is_differentiated
 
 import mxnet as mx
 

@@ -2,10 +2,12 @@
 """The multivariate normal with a low-rank plus diagonal covariance, in an MXFusion model."""
 
 from mxfusion_mvn import checks, structures
+from mxfusion_mvn.axes import broadcast_shapes
 from mxfusion_mvn.distributions import _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.failure import check_positive
 from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.summed import total_by_structure
 
 
 class LowRankMultivariateNormal(VectorDistribution):
@@ -68,6 +70,12 @@ class LowRankMultivariateNormal(VectorDistribution):
         structure = self._structure(factor, diagonal, rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
         return Gaussian(mean, structure).draw_samples(noise=noise)
+
+    def _total(self, variables, mean, factor, diagonal, random_variable):
+        structure = self._structure(factor, diagonal, random_variable.shape[-1])
+        matrix_axes = broadcast_shapes(factor.shape[:-2], diagonal.shape[:-1])
+        rows = self._reduced(variables, mean, random_variable, matrix_axes)
+        return total_by_structure(rows, structure, matrix_axes)
 
     def _structure(self, factor, diagonal, dim):
         if self._policy() is not None:

@@ -6,10 +6,12 @@ Read row by row, a matrix X with law MN(mean, R, C) is a vector with covariance 
 """
 
 from mxfusion_mvn import structures
+from mxfusion_mvn.axes import broadcast_shapes
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import flatten
+from mxfusion_mvn.summed import total_by_structure
 
 
 class MatrixNormal(VectorDistribution):
@@ -95,6 +97,12 @@ class MatrixNormal(VectorDistribution):
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
         draws = self._gaussian(mean, rv_shape[-2:], matrices).draw_samples(noise=flatten(noise))
         return draws.reshape(draws.shape[:-1] + rv_shape[-2:])
+
+    def _total(self, variables, mean, random_variable, **matrices):
+        gaussian = self._gaussian(mean, random_variable.shape[-2:], matrices)
+        matrix_axes = broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices.values()))
+        rows = self._reduced(variables, gaussian.mean, flatten(random_variable), matrix_axes)
+        return total_by_structure(rows, gaussian.structure, matrix_axes)
 
     def _gaussian(self, mean, event, matrices):
         sides = [

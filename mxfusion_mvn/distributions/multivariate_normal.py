@@ -7,7 +7,9 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
-from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.missing import PartlyObserved, total_of_observed
+from mxfusion_mvn.statistics import all_rows
+from mxfusion_mvn.summed import is_constant, reduced, total_of_rows
 
 import numpy as np
 
@@ -114,6 +116,39 @@ class MultivariateNormal(VectorDistribution):
     def _refuse_nan(self, random_variable):
         if not self._missing:
             super()._refuse_nan(random_variable)
+
+    def _total(self, variables, mean, random_variable, **matrix):
+        value, matrix = random_variable, matrix[self.form]
+        if self._missing and value.shape[0] == 1:
+            if not is_constant(value) or np.isnan(value.asnumpy()).any():
+                return self._total_of_observed(mean, value, matrix)
+        if matrix.shape[-1] == 1:
+            return self._total_of_entries(variables, mean, value, matrix)
+        rows = self._reduced(variables, mean, value, matrix.shape[:-2])
+        return self._total_of_rows(rows, matrix)
+
+    def _total_of_entries(self, variables, mean, value, matrix):
+        """Independent entries of one variance: each is a vector by itself, and there is no matrix to factor."""
+        vectors = all_rows(value, mean, matrix.shape[:-2]).vectors * value.shape[-1]
+        value, mean = self._regressed(variables, mean, value, matrix.shape[:-2], alike=True)
+        matrix = matrix.expand_dims(-3)
+        rows = reduced(value.expand_dims(-1), mean.expand_dims(-1), matrix.shape[:-2])
+        return self._total_of_rows(rows._replace(vectors=vectors), matrix)
+
+    def _total_of_rows(self, rows, matrix):
+        structure = self._structure(matrix, matrix.shape[-1])
+        return total_of_rows(rows, self.form, matrix, structure, closed=self._policy() is None)
+
+    def _total_of_observed(self, mean, value, matrix):
+        """With entries missing: by patterns, where all rows share their mean and covariance."""
+        shared = all(size == 1 for size in mean.shape[1:-1] + matrix.shape[1:-2])
+        if not shared or not is_constant(value):
+            return self.log_pdf_impl(mean, value, **{self.form: matrix})
+        dim = value.shape[-1]
+        mean, matrix = mean.reshape((-1, 1, mean.shape[-1])), matrix.reshape((-1, 1) + matrix.shape[-2:])
+        gaussian = Gaussian(mean, self._structure(matrix, dim))
+        observed = value.reshape((-1, dim))
+        return total_of_observed(gaussian, observed, self._policy(), self._full_name(self.form))
 
     def _structure(self, matrix, dim):
         return _forms.structure(self.form, matrix, dim, self._policy(), self._full_name(self.form))

@@ -3,17 +3,20 @@
 
 With standard normal noise e and deviations s in coordinates whose scale s alone carries::
 
-    z = mean + s * (A e)        A = I    or I + (strictly lower triangle)    or [F, I], of low rank plus diagonal
+    z = mean + s * (A e)        A = I    or I + (strictly lower triangle)    or [F, I] with rows scaled to norm 1
     v = b(z)                    log q(v) = log N(z; mean, diag(s) A A^T diag(s)) - log |db/dz|
+
+Of low rank plus diagonal, s is the deviation of each coordinate, and F says which part of it is common: where the own
+part goes to zero F grows, and s stays what it is.
 
 A law that stands for one variable holds its bijection. For several variables at once z is a variable of its own, which
 is only in the posterior, and each of them a :class:`Pushforward` of its part of z.
 
-The first term of a draw is known from its noise, -1/2 |e|^2 - log det diag(s) - n/2 log 2 pi, without a solve. Three
-estimates of its mean, minus the entropy of z, go into the evidence lower bound:
+The first term of a draw is known from its noise, -1/2 |e|^2 - log det diag(s) - n/2 log 2 pi, without a solve; only low
+rank takes one. Three estimates of its mean, minus the entropy of z, go into the evidence lower bound:
 
 - ``sampled``, that one. It has no variance left where q is the posterior;
-- ``closed_form``, the mean itself, with the same gradient: better while q is far off;
+- ``closed_form``, the mean itself. Its gradient is the same, but for low rank, where that of the first varies;
 - ``sticking_the_landing``, the first with the parameters of the density held constant, so that its gradient too has no
   variance left where q is the posterior (Roeder, Wu and Duvenaud, arXiv 1703.09194). It takes one solve.
 """
@@ -122,7 +125,7 @@ class TransformedGaussian(VectorDistribution):
         drawn, self._drawn = self._drawn, None
         if drawn is None or drawn[0] is not random_variable:
             z = self.bijection.inverseTransform(random_variable)
-            log_pdf = _gaussian(mean, scale, **root).log_pdf(z)
+            log_pdf = gaussian(mean, scale, **root).log_pdf(z)
         else:
             _, z, noise = drawn
             log_pdf = self._log_pdf_of_draw(z, noise, mean, scale, root)
@@ -134,11 +137,11 @@ class TransformedGaussian(VectorDistribution):
         if self.entropy == "sticking_the_landing":
             mean, scale = constant(mean), constant(scale)
             root = {name: constant(array) for name, array in root.items()}
-            return _gaussian(mean, scale, **root).log_pdf(z)
+            return gaussian(mean, scale, **root).log_pdf(z)
         if self.entropy == "closed_form":
-            return -_gaussian(mean, scale, **root).entropy()
+            return -gaussian(mean, scale, **root).entropy()
         if "factor" in root:
-            return _gaussian(mean, scale, **root).log_pdf(z)
+            return gaussian(mean, scale, **root).log_pdf(z)
         log_scale = mx.nd.sum(mx.nd.log(scale), axis=-1)
         return subtract(-0.5 * mx.nd.sum(mx.nd.square(noise), axis=-1) - 0.5 * LOG_2PI * z.shape[-1], log_scale)
 
@@ -226,6 +229,24 @@ class Pushforward(VectorDistribution):
         return part.reshape((joint.shape[0],) + raw)
 
 
+def gaussian(mean, scale, below=None, factor=None):
+    """
+    The Gaussian of z.
+
+    :param mean: NDArray (B..., n).
+    :param scale: NDArray (B..., n).
+    :param below: NDArray (B..., n (n - 1) / 2), or None.
+    :param factor: NDArray (B..., n, r), or None.
+    :returns: a :class:`~mxfusion_mvn.Gaussian`.
+    """
+    if below is not None:
+        return Gaussian(mean, scale_tril=linalg.scale_rows(_unit_triangle(below), scale), on_failure=None)
+    if factor is not None:
+        own = multiply(scale, 1 / _row_norms(factor))
+        return Gaussian(mean, factor=linalg.scale_rows(factor, own), diagonal=mx.nd.square(own), on_failure=None)
+    return Gaussian(mean, variance=mx.nd.square(scale), on_failure=None)
+
+
 def size_of(shape):
     """
     How many entries an array has.
@@ -239,14 +260,6 @@ def size_of(shape):
     return size
 
 
-def _gaussian(mean, scale, below=None, factor=None):
-    if below is not None:
-        return Gaussian(mean, scale_tril=linalg.scale_rows(_unit_triangle(below), scale), on_failure=None)
-    if factor is not None:
-        return Gaussian(mean, factor=linalg.scale_rows(factor, scale), diagonal=mx.nd.square(scale), on_failure=None)
-    return Gaussian(mean, variance=mx.nd.square(scale), on_failure=None)
-
-
 def _color(noise, below=None, factor=None):
     if below is not None:
         return structures.RowMap(linalg.multiply_lower, _unit_triangle(below))(noise)
@@ -254,8 +267,13 @@ def _color(noise, below=None, factor=None):
         rank = factor.shape[-1]
         common = mx.nd.slice_axis(noise, axis=-1, begin=0, end=rank)
         own = mx.nd.slice_axis(noise, axis=-1, begin=rank, end=None)
-        return add(structures.RowMap(linalg.multiply, factor)(common), own)
+        return multiply(add(structures.RowMap(linalg.multiply, factor)(common), own), 1 / _row_norms(factor))
     return noise
+
+
+def _row_norms(factor):
+    """Those of [F, I], (..., n)."""
+    return mx.nd.sqrt(1 + mx.nd.sum(mx.nd.square(factor), axis=-1))
 
 
 def _unit_triangle(below):

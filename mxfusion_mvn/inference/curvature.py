@@ -2,8 +2,8 @@
 """Modes and second derivatives, from differences of gradients: MXNet has no second derivatives of its own.
 
 A column of the Hessian is ``(g(x + h e_i) - g(x - h e_i)) / 2 h`` with h a thousandth of the standard deviation that
-the curvature gives the coordinate: the error is some 1e-7 of the entries. Columns of independent groups are taken together.
-Eigenvalues are those of the Hessian with its diagonal scaled to one, so that units do not matter.
+the curvature gives the coordinate: the error is some 1e-7 of the entries. Columns of independent groups are taken
+together. Eigenvalues are those of the Hessian with its diagonal scaled to one, so that units do not matter.
 """
 
 from typing import NamedTuple

@@ -31,8 +31,12 @@ from mxfusion.components.variables import Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 
-# Along a direction without curvature draws deviate by this part of a coordinate's scale: next to nothing.
+# Along a direction without curvature draws deviate by this part of a coordinate's scale or size: next to nothing.
 _HELD = 1e-4
+# Of so many null directions a message speaks.
+_LISTED = 3
+# A scaled eigenvalue below this is no rounding of zero.
+_WRONG_WAY = -1e-3
 
 
 class SingularHessianWarning(UserWarning):
@@ -137,8 +141,8 @@ class LaplaceApproximation:
         lines = [
             f"Laplace approximation of {len(self._density.parts)} latent variables in {size} coordinates, rank "
             f"{self.rank}.",
-            f"Mode {'found' if mode.converged else 'NOT found'} in {mode.steps} Newton steps: another would gain "
-            f"{mode.decrement:.2g} nats.",
+            f"Mode {'found' if mode.converged and not self._at_saddle else 'NOT found'} in {mode.steps} Newton steps: "
+            f"another would gain {abs(mode.decrement):.2g} nats.",
         ]
         if self.rank == size:
             lines.append(f"Log evidence {self.log_evidence:.6g} nats.")
@@ -149,18 +153,28 @@ class LaplaceApproximation:
     __repr__ = report
 
     def _singularity(self):
-        directions = "; ".join(
-            " ".join(f"{weight:+.3g} {name}" for name, weight in list(direction.items())[:6])
-            + (" ..." if len(direction) > 6 else "")
-            for direction in self.null_directions
-        )
-        lowest = self._values.min()
-        kind = "curves the wrong way" if lowest < -1e-3 else "has no curvature"
+        directions = "; ".join(map(_in_words, self.null_directions[:_LISTED]))
+        directions += " and others" if len(self.null_directions) > _LISTED else ""
+        count = f"{len(self.null_directions)} of {len(self.mean)} directions"
+        if self._at_saddle:
+            return (
+                f"The density curves the wrong way, or not at all, in {count}: {directions}. This is no mode, but a "
+                "saddle. Begin MAP at other values, and run it again."
+            )
+        if 2 * self.rank < len(self.mean):
+            return (
+                f"The density has no curvature in {count}: {directions}. It may have no mode, as where the deviations "
+                "of group effects can go to zero together with the effects. Integrate these out, or use variational "
+                "inference."
+            )
         return (
-            f"Neither data nor prior determine {len(self.null_directions)} of {len(self.mean)} directions, in which "
-            f"the density {kind}: {directions}. They are held at the mode, so that their uncertainty is missing. Give "
-            "them a prior with curvature, or fix what cannot be told apart."
+            f"Neither data nor prior determine {count}: {directions}. They are held at the mode, so that their "
+            "uncertainty is missing. Give them a prior with curvature, or fix what cannot be told apart."
         )
+
+    @property
+    def _at_saddle(self):
+        return bool(self._values.min() < _WRONG_WAY)
 
     def _coordinates(self, block):
         uuids = {variable.uuid for variable in block}
@@ -202,8 +216,9 @@ class LaplaceApproximation:
         root, scale = self._root(index), self.mode.scale[index]
         mean = _parameter(self.mean[index])
         if self.rank < len(self.mean):
-            factor = root / (_HELD * scale[:, None])
-            return TransformedGaussian(mean, _deviations(_HELD * scale), factor=_parameter(factor), dtype=dtype)
+            held = _HELD * np.minimum(scale, np.maximum(1, np.abs(self.mean[index])))
+            given = {"factor": _parameter(root / held[:, None])} if self.rank else {}
+            return TransformedGaussian(mean, _deviations(held), dtype=dtype, **given)
         factor = np.linalg.cholesky((root @ root.T) / np.outer(scale, scale))
         deviations = np.diag(factor)
         below = (factor / deviations[:, None])[np.tril_indices(len(index), -1)]
@@ -216,13 +231,19 @@ def _locations(map_inference, finished):
     algorithm = map_inference.inference_algorithm
     if not finished.latents:
         raise InferenceError("`map_inference`: its model has no latent variables; expected some. Give one a prior.")
-    if not finished.data:
+    if finished.observed and not finished.data:
         raise InferenceError(
             "`data`: got none; expected the observed variables. Pass each by its name, for only the loops of this "
             "package keep those of the last run."
         )
     known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
     return {v: (known[v], map_inference.params[algorithm.posterior[v].factor.location]) for v in finished.latents}
+
+
+def _in_words(direction):
+    """The largest parts of a null direction."""
+    parts = [f"{weight:+.3g} {name}" for name, weight in direction.items()]
+    return " ".join(parts[:6] + ["..."] * (len(parts) > 6))
 
 
 def _parameter(value):

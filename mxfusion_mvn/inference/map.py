@@ -6,6 +6,8 @@ the Jacobian it is ``-log p(data, y) - log |db/dx|``, whose minimum is the mode 
 depend on the choice of bijection; the second is what a Gaussian approximation in x is centred on.
 """
 
+from mxfusion_mvn import checks
+from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.supports import latent_variables
 
 import mxfusion.inference as host
@@ -53,7 +55,13 @@ class MAP(host.MAP):
 
         :param variable: latent Variable of the model.
         :returns: Variable, the key for ``inference.params``.
+        :raises ModelSpecificationError: for any other Variable.
         """
+        if variable not in self._bijections:
+            latent = ", ".join(name_of(v) for v in self._bijections)
+            checks.refuse(
+                "variable", variable, f"a latent variable: {latent or 'there are none'}", "Name one of these."
+            )
         return self.posterior[variable].factor.location
 
     def replicate_self(self, model, extra_graphs=None):

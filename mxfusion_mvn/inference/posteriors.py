@@ -8,13 +8,13 @@ the correlations, an array without units (:mod:`mxfusion_mvn.inference._laws`).
 """
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, size_of
+from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, gaussian, size_of
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import Positive
 
 import mxnet as mx
 import numpy as np
-from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.variables import Variable
 from mxfusion.models import Posterior
 
@@ -126,9 +126,31 @@ def create_Gaussian_lowrank(
     return _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root)
 
 
+def unconstrained_gaussian(inference, block=0):
+    """
+    The Gaussian that a posterior of this module is, in unconstrained coordinates, with the parameters learned so far.
+
+    :param inference: a host inference with such a posterior.
+    :param block: the number of a block, or a latent Variable that is in none.
+    :returns: a :class:`~mxfusion_mvn.Gaussian` (n,) over the coordinates of the block, its latent variables one after
+        another, or (B..., n) over those of the variable.
+    :raises InferenceError: if there is no such Gaussian.
+    """
+    posterior = inference.inference_algorithm.posterior
+    variable = posterior[block] if isinstance(block, Variable) else getattr(posterior, f"joint_{block}", None)
+    law = getattr(variable, "factor", None)
+    if not isinstance(law, TransformedGaussian):
+        raise InferenceError(
+            f"`block`: got {block}, for which the posterior has no Gaussian; expected the number of a block, or a "
+            "latent variable that is in none. Look at the posterior: print(inference.inference_algorithm.posterior)."
+        )
+    return gaussian(**{name: inference.params[parameter] for name, parameter in law.inputs})
+
+
 def _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root):
     latent = latent_variables(model, observed, supports, excluded)
-    blocks = [list(latent)] if blocks is None else blocks
+    if blocks is None:
+        blocks = [list(latent)] if latent else []
     _check_blocks(blocks, latent)
     posterior = Posterior(model)
     for number, block in enumerate(blocks):
@@ -181,6 +203,8 @@ def set_block(posterior, number, block, supports, sizes, law):
 
 
 def _scale(shape, initial_scale):
+    if not initial_scale > 0:
+        checks.refuse("initial_scale", repr(initial_scale), "a positive number", "Start with 0.1.")
     return Variable(shape=shape, transformation=Positive(), initial_value=mx.nd.array([initial_scale], dtype="float64"))
 
 

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user waits for, and what it takes: the time to a given accuracy, and memory."""
+
+import numpy as np
+import problems
+from contest import Contender
+from speed_tables import OURS, TRAINING, Section, case
+
+NATS = (1.0, 0.1)  # of the KL divergence from the exact posterior
+SEEDS = (0, 1, 2)
+LONG = 10.0  # seconds of a run, beyond which one seed must do
+STEPS, EVERY = 20_000, 50
+LEARNING_RATE = 0.005
+MEGABYTE = 1e6
+
+HOSTS_CLASS = "host's class and loop"
+
+
+def time_to_accuracy(bench):
+    """Seconds until the posterior is so close to the exact one."""
+    tables = []
+    with bench.team(TRAINING) as team:
+        for model in ("mean", "regression"):
+            path = _with_posterior(bench, model)
+            for contender in TRAINING:  # what is loaded at first use is loaded now
+                team.watch(contender.name, _race_case(model, path, 0), 2 * EVERY, EVERY, 0.0)
+            rows = [[contender.name, *_race(bench, team, contender.name, model, path)] for contender in TRAINING]
+            columns = ["", *(f"s to {nats:g} nats" for nats in NATS), "steps to the last", "us a step"]
+            tables.append((model.capitalize(), columns, rows))
+    return Section("Time to a given accuracy", ACCURACY_TEXT, tables)
+
+
+ACCURACY_TEXT = f"""\
+From the start, with everything compiled on the way, to a Kullback-Leibler divergence of so many nats between the guide,
+of full rank, and the exact posterior, which these models have. Adam, learning rate {LEARNING_RATE}, 10 draws a step;
+the divergence is looked at every {EVERY} steps, and the looking is not counted. The median of {len(SEEDS)} seeds, or
+one seed where a run takes more than {LONG:g} s. One thread."""
+
+
+def _race(bench, team, name, model, path):
+    """For each distance the median time, then the steps to the smallest, and microseconds per step."""
+    runs = []
+    for seed in SEEDS:
+        runs.append(team.watch(name, _race_case(model, path, seed), STEPS, EVERY, NATS[-1]))
+        if bench.settings.quick or runs[0][-1, 0] > LONG:
+            break
+    seconds = [[_first(run, nats) for run in runs] for nats in NATS]
+    steps = np.median([_steps(run, NATS[-1]) for run in runs])
+    each = np.median([(run[-1, 0] - run[0, 0]) / (EVERY * (len(run) - 1)) for run in runs])
+    return [*(_seconds(np.median(found)) for found in seconds), _count(steps), f"{1e6 * each:,.0f}"]
+
+
+def _race_case(model, path, seed):
+    return {**case(model, path, "fullrank", 10, learning_rate=LEARNING_RATE), "seed": seed}
+
+
+def _first(run, nats):
+    close = run[run[:, 1] < nats]
+    return close[0, 0] if len(close) else np.inf
+
+
+def _steps(run, nats):
+    close = np.flatnonzero(run[:, 1] < nats)
+    return EVERY * (close[0] + 1) if len(close) else np.inf
+
+
+def _seconds(value):
+    return f"{value:.2f}" if np.isfinite(value) else "not reached"
+
+
+def _count(value):
+    return f"{value:,.0f}" if np.isfinite(value) else "not reached"
+
+
+def _with_posterior(bench, model):
+    """A file of the data and the exact posterior."""
+    data = getattr(problems, model)()
+    prior = np.eye(data["x"].shape[-1]) / problems.PRIOR_SD**2
+    x = data["x"].astype("float64")
+    if model == "mean":
+        information = np.linalg.inv(data["covariance"].astype("float64"))
+        precision, shift = prior + len(x) * information, information @ x.sum(axis=0)
+    else:
+        variance = problems.REGRESSION_SD**2
+        precision, shift = prior + x.T @ x / variance, x.T @ data["y"].astype("float64") / variance
+    posterior = np.linalg.inv(precision)
+    return bench.data(f"{model}-exact", exact_mean=posterior @ shift, exact_covariance=posterior, **data)
+
+
+# ---- (e)
+
+
+def memory(bench):
+    """Bytes of training against those of the data."""
+    hosts = Contender(HOSTS_CLASS, "ours.py", "host")
+    rows = []
+    for label, case_of, size in _memory_cases(bench):
+        found = {}
+        for contender in [*TRAINING, hosts]:
+            small, big = (case_of(contender.name, part) for part in ("small", "big"))
+            with bench.team([contender]) as team:  # a process of its own: peaks do not go away
+                found[contender.name] = team.memory(contender.name, small, big, steps=5) / MEGABYTE
+        rows.append([label, f"{size:,.0f}", *(f"{value:,.0f}" for value in found.values())])
+        bench.claim(f"memory of ours, {label}, over that of one such array", found[OURS] / size, 0.5, below=True)
+    columns = ["", "that array, MB", *found]
+    return Section("Memory", MEMORY_TEXT, [("MB of five steps, beyond those of a small model", columns, rows)])
+
+
+MEMORY_TEXT = """\
+The mean of a multivariate normal with one covariance for all rows, which is known; the peak of the process
+(`ru_maxrss`), less its peak with the same model at N = 10, D = 2 and one draw. If anything copied the covariance for
+each row, or for each draw, it would take at least the array of the second column."""
+
+
+def _memory_cases(bench):
+    """For MAP with many rows, for SVI with many draws: the label, a function that gives cases, and the array in MB."""
+    rows, dim, samples = (2000, 50, 1000) if bench.settings.quick else (10_000, 100, 5000)
+
+    def many_rows(name, part):
+        return _memory_case(bench, name, *((rows, dim) if part == "big" else (10, 2)), 1)
+
+    def many_draws(name, part):
+        return _memory_case(bench, name, 10, *((dim, samples) if part == "big" else (2, 1)))
+
+    yield f"N x D x D, N = {rows}, D = {dim}", many_rows, 4 * rows * dim**2 / MEGABYTE
+    yield f"S x D x D, S = {samples}, D = {dim}", many_draws, 4 * samples * dim**2 / MEGABYTE
+
+
+def _memory_case(bench, name, rows, dim, samples):
+    data = bench.data(f"gaussian-{rows}-{dim}", **problems.gaussian(rows, dim))
+    if name == HOSTS_CLASS:
+        return case("mean, host's class", data, "host's fullrank", samples)
+    return case("mean", data, "fullrank", samples)

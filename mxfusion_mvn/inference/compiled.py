@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A loop that compiles the objective: the graph that the host walks in Python at each step is walked but twice."""
+
+import sys
+import warnings
+
+from mxfusion_mvn.inference.evaluation import Evaluations
+from mxfusion_mvn.inference.explain import explain
+from mxfusion_mvn.inference.flat import FlatParameters, can_be_flat
+from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.steppers import ImperativeStepper
+
+from mxfusion.common.exceptions import InferenceError
+
+
+class NotCompiledWarning(UserWarning):
+    """An objective could not be compiled and is evaluated as the host does; the message says why."""
+
+
+class Explained:
+    """What the loops with a :class:`CompiledStepper` can say of their last run."""
+
+    _stepper = None
+
+    def explain(self):
+        """
+        Say what the last run computed once, which operators a step is made of, and where its time goes.
+
+        The operators are timed for this, which moves on the random streams of MXNet.
+
+        :returns: a text of several lines.
+        :raises InferenceError: if there was no run.
+        """
+        if self._stepper is None:
+            raise InferenceError(f"`{type(self).__name__}.explain`: got no run; expected one. Call `run` before.")
+        return self._stepper.explain()
+
+
+class CompiledLoop(Explained, BatchLoop):
+    """
+    Each iteration sees all data, and is made by a compiled program.
+
+    The first two iterations are evaluated as the host does, and traced; from then on an executor of MXNet does the
+    same at the speed of its operators. With the same ``mx.random.seed`` the parameters are those of the host's loop up
+    to rounding. What depends on neither parameters nor random numbers is computed once, when a run begins: data may be
+    changed between runs, not within one.
+
+    Where the objective cannot be compiled, or a comparison leaves any doubt, the loop goes on as a
+    :class:`~mxfusion_mvn.inference.loops.BatchLoop`, warns once, and says why in ``record.fallback_reason``.
+
+    :param options: see :class:`~mxfusion_mvn.inference.loops.TrainingLoop`.
+    """
+
+    def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):
+        self._stepper = CompiledStepper(infr_executor, data, param_dict, ctx, optimizer)
+        return self._stepper
+
+
+class CompiledStepper(ImperativeStepper):
+    """
+    Steps by a compiled program, as soon as there is one.
+
+    :param infr_executor: the host's ObjectiveBlock.
+    :param data: list of NDArrays.
+    :param param_dict: the host's ParameterDict.
+    :param ctx: MXNet context.
+    :param optimizer: an ``mxnet.optimizer.Optimizer``.
+    """
+
+    def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
+        super().__init__(infr_executor, data, param_dict, ctx, optimizer)
+        self._trained = {uuid: parameter for uuid, parameter in param_dict.items() if parameter.grad_req != "null"}
+        self._evaluations = {}
+        self._programs = {}
+        self._explained = {}
+        self._flat = None
+        self._learned = None
+        self._learned_arrays = None
+        self.compiled = False
+        self.fallback_reason = None
+        reason = _unsupported(self._trained)
+        if reason is not None:
+            self._give_up(reason)
+
+    def step(self, learning_rate):
+        """As :meth:`Stepper.step`."""
+        if self.fallback_reason is not None:
+            return super().step(learning_rate)
+        return self._compiled_step(learning_rate)
+
+    def snapshot(self):
+        """As :meth:`Stepper.snapshot`."""
+        return self._flat, super().snapshot() if self._flat is None else self._flat.snapshot()
+
+    def restore(self, state):
+        """As :meth:`Stepper.restore`."""
+        flat, state = state
+        if flat is not self._flat:
+            self._release()
+        if flat is None:
+            super().restore(state)
+            return
+        flat.restore(state)
+        if flat is not self._flat:
+            flat.release(self._updater)
+
+    def finish(self):
+        """As :meth:`Stepper.finish`."""
+        if not self.compiled and self.fallback_reason is None:
+            self.fallback_reason = "the run was over before it was compiled; that takes two iterations"
+        self._release()
+        super().finish()
+
+    def explain(self):
+        """
+        Say what is computed.
+
+        :returns: a text of several lines.
+        """
+        if not self.compiled:
+            return f"Not compiled: {self.fallback_reason}."
+        texts = [self._title(shapes) + explain(known, self._ctx) for shapes, known in self._explained.items()]
+        return "\n\n".join(texts)
+
+    def _title(self, shapes):
+        return ""
+
+    def _compiled_step(self, learning_rate):
+        shapes = self._shapes()
+        program = self._programs.get(shapes)
+        if program is None:
+            return self._traced_step(shapes, learning_rate)
+        self._fill(self._evaluations[shapes])
+        program.run()
+        if self._flat is None:
+            for array in self._learned_arrays:
+                array._fresh_grad = True  # else the trainer takes the gradient for an old one
+        self._update(learning_rate)
+        return program.losses.keep()
+
+    def _traced_step(self, shapes, learning_rate):
+        if shapes not in self._evaluations:
+            self._evaluations[shapes] = Evaluations(self._executor, self._trained, self._ctx, self._is_changing())
+        evaluations = self._evaluations[shapes]
+        loss = evaluations.evaluate(self.next_data())
+        self._update(learning_rate)
+        if evaluations.simplified is not None:
+            self._compile(shapes, evaluations)
+        if evaluations.reason is not None:
+            self._give_up(evaluations.reason)
+        return loss
+
+    def _shapes(self):
+        """What tells programs apart: one number, here always the same."""
+        return 0
+
+    def _fill(self, evaluations):
+        """Put the data of this step where the program reads them."""
+        return
+
+    def _is_changing(self):
+        """List of bools: which of the data are other ones in each step."""
+        return [False] * len(self._data)
+
+    def _update(self, learning_rate):
+        if self._flat is not None:
+            self._flat.update(learning_rate)
+            return
+        self._trainer.set_learning_rate(learning_rate)
+        self._trainer.step(batch_size=1, ignore_stale_grad=True)
+
+    def _compile(self, shapes, evaluations):
+        held, states = evaluations.simplified.parameters(), self._updater.states
+        learned = {uuid: p for uuid, p in self._trained.items() if uuid in held and self._position(p) in states}
+        if not self._programs:
+            self._join(learned)
+        elif list(learned) != self._learned:
+            evaluations.reason = "a batch of another size has other parameters"
+            return
+        program = evaluations.program(learned)
+        if program is not None:
+            self._programs[shapes] = program
+            self._explained[shapes] = evaluations
+            self.compiled = True
+
+    def _join(self, learned):
+        positions = {uuid: self._position(parameter) for uuid, parameter in learned.items()}
+        if can_be_flat(list(learned.values()), list(positions.values()), self._updater.optimizer):
+            self._flat = FlatParameters(learned, positions, self._updater)
+        self._learned = list(learned)
+        self._learned_arrays = [parameter.data() for parameter in learned.values()]
+
+    def _position(self, parameter):
+        return self._trainer._param2idx[parameter.name]
+
+    def _give_up(self, reason):
+        self._release()
+        self.compiled = False
+        self.fallback_reason = reason
+        message = f"Not compiled, and evaluated as the host does: {reason}."
+        warnings.warn(message, NotCompiledWarning, stacklevel=_levels_to_the_caller())
+
+    def _release(self):
+        """Give the host's Parameters their own arrays back; the programs know others."""
+        self._evaluations.clear()
+        self._programs.clear()
+        if self._flat is not None:
+            self._flat.release(self._updater)
+            self._flat = None
+
+
+def _levels_to_the_caller():
+    """How many calls lie between the caller of this function and the line of the user that called the host's `run`."""
+    frame, levels = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("mxfusion", "mxfusion_mvn"):
+        frame, levels = frame.f_back, levels + 1
+    return levels
+
+
+def _unsupported(parameters):
+    """Why an executor cannot compute the gradients of some parameters, None if it can."""
+    if not parameters:
+        return "no parameter is trained"
+    for parameter in parameters.values():
+        if parameter.grad_req != "write" or parameter._stype != "default" or parameter._grad_stype != "default":
+            return f"the parameter {parameter.name} has a sparse or added gradient"
+        if len(parameter.list_ctx()) > 1:
+            return f"the parameter {parameter.name} is on several devices"
+    return None

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An objective is evaluated imperatively until it is known what it computes, then by a compiled program.
+
+The first evaluations are the host's own, and count as such: no random number is drawn for the sake of compiling, and
+what Python does in an evaluation is done no more often. They are traced. The program is used if
+
+* both traces are the same operators on the same constants, though parameters and draws were others: nothing that
+  Python or NumPy contributes changes from one evaluation to the next;
+* the program, run on the draws of the second evaluation, gives its loss and all of its gradients;
+* each parameter with a gradient is in the graph.
+"""
+
+from typing import List, NamedTuple
+
+from mxfusion_mvn.inference.graph import CONSTANT, DATA, PARAMETER, Graph, difference, digest, leaf
+from mxfusion_mvn.inference.program import Program
+from mxfusion_mvn.inference.simplify import simplify
+from mxfusion_mvn.inference.tracing import tracing
+from mxfusion_mvn.summed import summed_log_pdf
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
+
+# How far the program may be from the evaluation, relative to the largest gradient of a parameter, to the largest of
+# all, and to the loss. A wrong graph is further off; gradients that are the sum of large terms are this far off in
+# float32.
+_GRADIENT = {"float32": (5e-3, 1e-5), "float64": (1e-6, 1e-10)}
+_LOSS = {"float32": 1e-4, "float64": 1e-9}
+
+
+class _Evaluation(NamedTuple):
+    """What is known of an evaluation: its graph and the fingerprints of its constants and draws."""
+
+    graph: Graph
+    constants: List[bytes]
+    draws: List[bytes]
+
+
+class Evaluations:
+    """
+    The evaluations of an objective on data of one shape.
+
+    :param executor: the host's ObjectiveBlock.
+    :param parameters: dict from uuid to Gluon Parameter: those that are trained.
+    :param ctx: MXNet context.
+    :param is_changing: list of bools: which of the data will change from step to step.
+
+    ``reason`` says why no program can be used, None if one is or may be; ``folded`` counts, by operator, what is
+    evaluated once; ``traced`` and ``simplified`` are the graphs.
+    """
+
+    def __init__(self, executor, parameters, ctx, is_changing):
+        self.reason = None
+        self.folded = None
+        self.traced = None
+        self.simplified = None
+        self.data = None
+        self._executor = executor
+        self._parameters = parameters
+        self._ctx = ctx
+        self._is_changing = is_changing
+        self._before = None
+
+    def evaluate(self, data):
+        """
+        Evaluate imperatively; gradients are left with the parameters.
+
+        :param data: list of NDArrays.
+        :returns: the loss, NDArray.
+        """
+        with tracing(self._leaves(data)) as trace, summed_log_pdf(lambda array: not trace.holds(array)):
+            loss, objective = self._evaluated(data)
+        objective.backward()
+        graph = trace.graph(loss, objective)
+        self.reason = trace.reason
+        if graph is not None:
+            self._compare(graph, loss)
+            self.folded = trace.folded
+            self.data = data
+        return loss.detach()
+
+    def program(self, learned):
+        """
+        The program, on the arrays of the parameters as they are now.
+
+        :param learned: dict from uuid to Parameter: those that need gradients.
+        :returns: :class:`~mxfusion_mvn.inference.program.Program`, None if it cannot be made; ``reason`` says why.
+        """
+        values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
+        gradients = {uuid: parameter.grad() for uuid, parameter in learned.items()}
+        try:
+            return Program(self.simplified, values, gradients, self._ctx)
+        except mx.base.MXNetError as error:
+            self.reason = f"MXNet cannot bind the graph: {_last_line(error)}"
+            return None
+
+    def _evaluated(self, data):
+        with autograd.record():
+            return self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
+
+    def _leaves(self, data):
+        leaves = [leaf(PARAMETER, parameter.data(), uuid) for uuid, parameter in self._parameters.items()]
+        changing = [(position, array) for position, array in enumerate(data) if self._is_changing[position]]
+        return leaves + [leaf(DATA, array, position) for position, array in changing]
+
+    def _compare(self, graph, loss):
+        """Compare an evaluation with the one before, and with what the program makes of it."""
+        now = _Evaluation(graph, _digests(_constants(graph)), _digests(_draws(graph)))
+        before, self._before = self._before, now
+        if before is None:
+            return
+        self._before = None
+        self.reason = _change(before, now) or self._deviation(graph, loss)
+
+    def _deviation(self, graph, loss):
+        """Run the program on the draws of the evaluation; say how it differs, or keep it."""
+        value = loss.asnumpy().ravel()[0]
+        wanted = {uuid: parameter.grad().asnumpy() for uuid, parameter in self._parameters.items()}
+        try:
+            simplified = simplify(graph)
+            got = {uuid: mx.nd.zeros_like(parameter.grad()) for uuid, parameter in self._parameters.items()}
+            values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
+            program = Program(simplified, values, got, self._ctx, fixed_noise=True, own_states=True)
+            program.run()
+            reason = _loss_deviation(value, program.loss.asnumpy().ravel()[0])
+            reason = reason or self._gradient_deviation(wanted, got, graph)
+        except Exception as error:  # whatever it is, the imperative evaluation does without
+            return f"MXNet cannot run the graph: {_last_line(error)}"
+        if reason is None:
+            self.traced, self.simplified = graph, simplified
+        return reason
+
+    def _gradient_deviation(self, wanted, got, graph):
+        held = graph.parameters()
+        largest = max(np.abs(gradient).max() for gradient in wanted.values())
+        for uuid, gradient in wanted.items():
+            size = np.abs(gradient).max()
+            if not np.isfinite(size):
+                return "a gradient is not finite"
+            if uuid not in held and size > 0:
+                return "a parameter has a gradient and is not in the graph"
+            relative, absolute = _GRADIENT[gradient.dtype.name]
+            off = np.abs(got[uuid].asnumpy() - gradient).max()
+            if not off <= relative * size + absolute * largest:
+                return f"the gradient of the graph differs, by {off:.3g} where the largest entry is {size:.3g}"
+        return None
+
+
+def _constants(graph):
+    return [node.array for node in graph.nodes if node.operator == CONSTANT]
+
+
+def _draws(graph):
+    """What random operators drew, if they draw real numbers: these do not come twice."""
+    draws = [array for node in graph.nodes if node.is_random and node.operator != "Dropout" for array in node.noise]
+    return [array for array in draws if np.dtype(array.dtype).kind == "f"]
+
+
+def _digests(arrays):
+    return [digest(array) for array in arrays]
+
+
+def _change(before, now):
+    """What Python or NumPy contributed to one of two evaluations and not to the other, None for nothing."""
+    changed = difference(before.graph, now.graph)
+    if changed is not None:
+        return f"the objective is not the same computation each time ({changed})"
+    for first, second, node in zip(before.constants, now.constants, _constant_nodes(now.graph)):
+        if first != second:
+            return (
+                f"an array of shape {node.shapes[0]} comes from outside of MXNet's graph and changes from one "
+                "evaluation to the next (random numbers of NumPy, a counter, or a value read into Python)"
+            )
+    if any(first == second for first, second in zip(before.draws, now.draws)):
+        return "the same random numbers are drawn in each evaluation, so something seeds the random streams"
+    return None
+
+
+def _constant_nodes(graph):
+    return [node for node in graph.nodes if node.operator == CONSTANT]
+
+
+def _loss_deviation(wanted, got):
+    if not np.isfinite(wanted):
+        return "the loss is not finite"
+    tolerance = _LOSS.get(np.asarray(wanted).dtype.name, 0.0)
+    if not abs(got - wanted) <= tolerance * max(1.0, abs(wanted)):
+        return f"the graph gives a loss of {got:.8g}, the evaluation one of {wanted:.8g}"
+    return None
+
+
+def _last_line(error):
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return f"{type(error).__name__}: {lines[-1]}"

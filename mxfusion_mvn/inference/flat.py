@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All parameters, and all gradients, in one array each, so that an update is one operator.
+
+The host's Parameters become views of the array while it lasts, and get their own arrays back after.
+"""
+
+import copy
+import math
+
+from mxfusion_mvn.inference.optimizers import copy_state, restore_state
+from mxfusion_mvn.inference.program import OperatorCall
+
+import mxnet as mx
+from mxnet import autograd, optimizer
+
+# Optimizers that treat each number by itself, and whose state is made of arrays of the shape of the parameter.
+_ELEMENTWISE = (
+    optimizer.SGD,
+    optimizer.NAG,
+    optimizer.Adam,
+    optimizer.AdaGrad,
+    optimizer.AdaDelta,
+    optimizer.RMSProp,
+    optimizer.Ftrl,
+    optimizer.FTML,
+    optimizer.Adamax,
+    optimizer.Signum,
+)
+
+
+def can_be_flat(parameters, positions, rule):
+    """
+    Whether one update of all numbers is the same as an update of each parameter.
+
+    :param parameters: list of Gluon Parameters.
+    :param positions: list of their indices in the updater.
+    :param rule: an ``mxnet.optimizer.Optimizer``.
+    :returns: a bool.
+    """
+    kinds = {(p.data().dtype, p.lr_mult, p.wd_mult, p.data().context) for p in parameters}
+    counts = {rule._index_update_count[position] for position in positions}
+    is_plain = type(rule) in _ELEMENTWISE and not rule.multi_precision and not rule.idx2name
+    return is_plain and len(kinds) == 1 and len(counts) == 1
+
+
+class FlatParameters:
+    """
+    Parameters as views of one array, with their optimizer.
+
+    :param parameters: dict from uuid to Gluon Parameter.
+    :param positions: dict from uuid to the index of the parameter in the updater.
+    :param updater: the ``mxnet.optimizer.Updater`` that has updated them so far.
+    """
+
+    def __init__(self, parameters, positions, updater):
+        self._parameters = parameters
+        self._positions = positions
+        arrays = [parameter.data() for parameter in parameters.values()]
+        self.values = _joined(arrays)
+        self.gradients = mx.nd.zeros_like(self.values)
+        self._own = {uuid: (p.data(), p.grad()) for uuid, p in parameters.items()}
+        views = zip(self.views(self.values), self.views(self.gradients))
+        for parameter, (value, gradient) in zip(parameters.values(), views):
+            _point_to(parameter, value, gradient)
+        self._updater = self._flat_updater(updater)
+        self._push_update = self._prepared_update()
+
+    def views(self, array):
+        """
+        The parts of a flat array that belong to the parameters.
+
+        :param array: NDArray of the size of all of them.
+        :returns: list of NDArrays of their shapes.
+        """
+        views, begin = [], 0
+        for own, _ in self._own.values():
+            views.append(array[begin : begin + own.size].reshape(own.shape))
+            begin += own.size
+        return views
+
+    def update(self, learning_rate):
+        """
+        Push an update.
+
+        :param learning_rate: of this step.
+        """
+        self._push_update(learning_rate)
+
+    def snapshot(self):
+        """
+        Copy values and optimizer state.
+
+        :returns: an object for :meth:`restore`.
+        """
+        return self.values.copy(), copy_state(self._updater)
+
+    def restore(self, state):
+        """
+        Go back to a snapshot.
+
+        :param state: what :meth:`snapshot` returned.
+        """
+        values, optimizer_state = state
+        values.copyto(self.values)
+        restore_state(self._updater, optimizer_state)
+        self._push_update = self._prepared_update()
+
+    def release(self, updater):
+        """
+        Give the parameters their own arrays back, and an updater their state.
+
+        :param updater: the ``mxnet.optimizer.Updater`` that updates them from now on.
+        """
+        for parameter, view, own in zip(self._parameters.values(), self.views(self.values), self._own.values()):
+            view.copyto(own[0])
+            _point_to(parameter, *own)
+        count = self._updater.optimizer._index_update_count[0]
+        parts = _zipped_state(self._updater.states[0], self.views)
+        for number, uuid in enumerate(self._parameters):
+            updater.states[self._positions[uuid]] = parts(number)
+            updater.optimizer._index_update_count[self._positions[uuid]] = count
+        updater.optimizer.num_update = self._updater.optimizer.num_update
+
+    def _flat_updater(self, updater):
+        first = next(iter(self._parameters))
+        rule = copy.copy(updater.optimizer)
+        rule.param_dict = {0: self._parameters[first]}
+        counts = {0: updater.optimizer._index_update_count[self._positions[first]]}
+        rule._all_index_update_counts, rule._index_update_count = {0: counts}, counts
+        flat = mx.optimizer.get_updater(rule)
+        flat.states[0] = _joined_state([updater.states[self._positions[uuid]] for uuid in self._parameters])
+        flat.states_synced[0] = True
+        return flat
+
+    def _prepared_update(self):
+        rule = self._updater.optimizer
+        if type(rule) is optimizer.Adam and rule.clip_gradient is None and rule.rescale_grad == 1:
+            return self._prepared_adam(rule)
+
+        def update(learning_rate):
+            rule.set_learning_rate(learning_rate)
+            self._updater(0, self.gradients, self.values)
+
+        return update
+
+    def _learning_rate_scale(self):
+        """The factor by which the learning rate of these parameters differs from that of the optimizer."""
+        rule = self._updater.optimizer
+        rule.set_learning_rate(1.0)
+        return rule._get_lr(0)
+
+    def _prepared_adam(self, rule):
+        """The arithmetic of ``mxnet.optimizer.Adam.update``, with all but the learning rate converted once."""
+        wd = rule._get_wd(0)
+        constants = {"lr": 0.0, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon, "wd": wd}
+        arrays = [self.values, self.gradients, *self._updater.states[0]]
+        call = OperatorCall("adam_update", arrays, self.values, constants)
+        scale, counts = self._learning_rate_scale(), rule._index_update_count
+
+        def update(learning_rate):
+            rule._update_count(0)
+            rule.lr = learning_rate
+            count = counts[0]
+            call(lr=scale * learning_rate * math.sqrt(1.0 - rule.beta2**count) / (1.0 - rule.beta1**count))
+
+        return update
+
+
+def _point_to(parameter, value, gradient):
+    parameter._data = [value]
+    parameter._grad = [gradient]
+    autograd.mark_variables(parameter._data, parameter._grad, parameter.grad_req)
+
+
+def _joined(arrays):
+    return mx.nd.concat(*[array.reshape((-1,)) for array in arrays], dim=0)
+
+
+def _joined_state(states):
+    """One state of an optimizer from those of all parameters: arrays, joined, in the same tuples."""
+    if states[0] is None:
+        return None
+    if isinstance(states[0], mx.nd.NDArray):
+        return _joined(states)
+    return tuple(_joined_state(list(parts)) for parts in zip(*states))
+
+
+def _zipped_state(state, views):
+    """A function from the number of a parameter to its part of a flat state."""
+    if state is None:
+        return lambda number: None
+    if isinstance(state, mx.nd.NDArray):
+        parts = [view.copy() for view in views(state)]
+        return lambda number: parts[number]
+    zipped = [_zipped_state(part, views) for part in state]
+    return lambda number: tuple(part(number) for part in zipped)

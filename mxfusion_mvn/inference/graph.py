@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A traced computation: operators and leaves in the order they ran, and the way to an MXNet Symbol.
+
+An entry is one output of a node: the pair ``(node, index)``. Leaves are parameters, data, constants and states (arrays
+that an operator updates in place, as the moving averages of BatchNorm). A random operator remembers the ``noise`` it
+drew, so that a graph can be run with fresh noise or with the noise of the trace.
+"""
+
+import ctypes
+import functools
+import hashlib
+from typing import List, NamedTuple, Tuple
+
+import mxnet as mx
+from mxnet._ctypes.symbol import _symbol_creator
+from mxnet.base import _LIB, c_str, check_call, mx_uint, py_str
+from mxnet.base import OpHandle as _OpHandle
+
+# Leaves are told apart by their kind.
+PARAMETER, DATA, CONSTANT, STATE = "parameter", "data", "constant", "state"
+_RANDOM = ("_random_", "random_", "_sample_", "sample_", "_shuffle", "Dropout")
+
+
+class Node:
+    """
+    One operator call or one leaf.
+
+    :param operator: name of the operator, or the kind of the leaf.
+    :param inputs: list of entries, empty for a leaf.
+    :param attributes: dict from name to string.
+    :param shapes: list of the shapes of the outputs.
+    :param dtypes: list of their dtypes.
+    :param key: what tells leaves of a kind apart: the name of a parameter, the position of a data array.
+    :param array: the NDArray of a leaf.
+    :param noise: the NDArrays a random operator drew (for Dropout its mask), else None.
+    """
+
+    __slots__ = ("operator", "inputs", "attributes", "shapes", "dtypes", "key", "array", "noise")
+
+    def __init__(self, operator, inputs=(), attributes=None, shapes=(), dtypes=(), key=None, array=None, noise=None):
+        self.operator = operator
+        self.inputs = list(inputs)
+        self.attributes = attributes or {}
+        self.shapes = list(shapes)
+        self.dtypes = list(dtypes)
+        self.key = key
+        self.array = array
+        self.noise = noise
+
+    def with_inputs(self, inputs):
+        """The same node on other inputs."""
+        return Node(self.operator, inputs, self.attributes, self.shapes, self.dtypes, self.key, self.array, self.noise)
+
+    @property
+    def is_leaf(self):
+        """Whether this is an array, not an operator."""
+        return self.operator in (PARAMETER, DATA, CONSTANT, STATE)
+
+    @property
+    def is_random(self):
+        """Whether the operator draws random numbers."""
+        return self.noise is not None
+
+
+def leaf(kind, array, key=None):
+    """
+    A leaf for an array.
+
+    :param kind: PARAMETER, DATA, CONSTANT or STATE.
+    :param array: NDArray.
+    :param key: the name of a parameter, the position of a data array.
+    :returns: a :class:`Node`.
+    """
+    return Node(kind, shapes=[array.shape], dtypes=[array.dtype], key=key, array=array)
+
+
+class Graph(NamedTuple):
+    """
+    A computation.
+
+    ``nodes`` are all nodes it needs, each after its inputs, random ones in the order in which they drew. ``loss`` and
+    ``objective`` are entries; gradients are those of the objective.
+    """
+
+    nodes: List[Node]
+    loss: Tuple[Node, int]
+    objective: Tuple[Node, int]
+
+    def operators(self):
+        """Names of the operators, in order."""
+        return [node.operator for node in self.nodes if not node.is_leaf]
+
+    def parameters(self):
+        """Names of the parameters in the graph."""
+        return [node.key for node in self.nodes if node.operator == PARAMETER]
+
+
+def live_graph(nodes, loss, objective):
+    """
+    The graph without what nothing depends on; random operators stay, for they advance the random streams.
+
+    :param nodes: list of nodes in the order they ran.
+    :param loss: entry.
+    :param objective: entry.
+    :returns: a :class:`Graph`.
+    """
+    needed, stack = set(), [loss[0], objective[0]] + [node for node in nodes if node.is_random]
+    while stack:
+        node = stack.pop()
+        if id(node) not in needed:
+            needed.add(id(node))
+            stack.extend(source for source, _ in node.inputs)
+    return Graph([node for node in nodes if id(node) in needed], loss, objective)
+
+
+def difference(first, second):
+    """
+    What tells two traces of one objective apart, if they are not the same computation.
+
+    :param first: :class:`Graph`.
+    :param second: :class:`Graph`.
+    :returns: None, or a text.
+    """
+    if len(first.nodes) != len(second.nodes):
+        return f"{len(first.operators())} operators in one evaluation, {len(second.operators())} in the next"
+    position = {}
+    for index, (one, two) in enumerate(zip(first.nodes, second.nodes)):
+        position[id(one)] = position[id(two)] = index
+        found = _node_difference(one, two, position)
+        if found:
+            return found
+    return None
+
+
+def _node_difference(one, two, position):
+    if one.operator != two.operator:
+        return f"operator `{one.operator}` in one evaluation, `{two.operator}` in the next"
+    for name in set(one.attributes) | set(two.attributes):
+        values = one.attributes.get(name), two.attributes.get(name)
+        if values[0] != values[1]:
+            return f"`{name}` of operator `{one.operator}` is {values[0]} in one evaluation, {values[1]} in the next"
+    wiring = [[(position[id(source)], index) for source, index in node.inputs] for node in (one, two)]
+    if wiring[0] != wiring[1] or one.shapes != two.shapes or one.dtypes != two.dtypes or one.key != two.key:
+        return f"operator `{one.operator}` has other inputs or shapes in the next evaluation"
+    return None
+
+
+def digest(array):
+    """
+    A fingerprint of the numbers of an array.
+
+    :param array: NDArray.
+    :returns: bytes.
+    """
+    return hashlib.blake2b(array.asnumpy().tobytes(), digest_size=16).digest()
+
+
+def is_random_operator(name):
+    """
+    Whether an operator draws random numbers.
+
+    :param name: its name.
+    :returns: a bool.
+    """
+    return name.startswith(_RANDOM)
+
+
+@functools.lru_cache(maxsize=None)
+def operator_handle(name):
+    """
+    The address of an operator of MXNet.
+
+    :param name: its registered name.
+    :returns: an int.
+    """
+    handle = _OpHandle()
+    check_call(_LIB.NNGetOpHandle(c_str(name), ctypes.byref(handle)))
+    return handle.value
+
+
+@functools.lru_cache(maxsize=None)
+def operator_info(handle):
+    """
+    Name of an operator, and the attribute that counts its inputs.
+
+    :param handle: its address, an int.
+    :returns: tuple of two strings; the second is empty unless the operator takes any number of inputs.
+    """
+    name, description, counter, returned = (ctypes.c_char_p() for _ in range(4))
+    count = mx_uint()
+    names, types, descriptions = (ctypes.POINTER(ctypes.c_char_p)() for _ in range(3))
+    check_call(
+        _LIB.MXSymbolGetAtomicSymbolInfo(
+            ctypes.c_void_p(handle),
+            ctypes.byref(name),
+            ctypes.byref(description),
+            ctypes.byref(count),
+            ctypes.byref(names),
+            ctypes.byref(types),
+            ctypes.byref(descriptions),
+            ctypes.byref(counter),
+            ctypes.byref(returned),
+        )
+    )
+    return py_str(name.value), py_str(counter.value)
+
+
+class SymbolBuilder:
+    """
+    Builds the Symbol of a graph, and the arrays its variables stand for.
+
+    :param fixed_noise: whether random operators become variables that hold the noise of the trace.
+    """
+
+    def __init__(self, fixed_noise=False):
+        self.fixed_noise = fixed_noise
+        self.leaves = {}  # name of the variable -> leaf or NDArray
+        self._symbols = {}
+
+    def build(self, graph):
+        """
+        The Symbol.
+
+        :param graph: a :class:`Graph`.
+        :returns: Symbol with the objective as first output, the loss as second where they differ, then whatever keeps
+            the random operators in their order.
+        """
+        for node in graph.nodes:
+            self._symbols[id(node)] = self._symbol(node)
+        heads = [self._entry(graph.objective)]
+        if graph.loss != graph.objective:
+            heads.append(mx.sym.BlockGrad(self._entry(graph.loss)))
+        if not self.fixed_noise and not _keeps_order(graph):
+            # Outputs come first to last: MXNet runs the operators behind the first output first.
+            draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
+            return mx.sym.Group(draws + heads), len(draws)
+        return mx.sym.Group(heads), 0
+
+    def _entry(self, entry):
+        node, index = entry
+        symbol = self._symbols[id(node)]
+        return symbol[index] if len(node.shapes) > 1 else symbol
+
+    def _symbol(self, node):
+        if node.is_leaf:
+            return self._variable(node.operator, node, node.shapes[0], node.dtypes[0])
+        if self.fixed_noise and node.is_random:
+            return self._noise(node)
+        return call(
+            node.operator, [self._entry(entry) for entry in node.inputs], node.attributes, f"node{len(self._symbols)}"
+        )
+
+    def _noise(self, node):
+        variables = [self._variable("noise", array, array.shape, array.dtype) for array in node.noise]
+        if node.operator == "Dropout":
+            return mx.sym.broadcast_mul(self._entry(node.inputs[0]), variables[0])
+        return variables[0] if len(variables) == 1 else mx.sym.Group(variables)
+
+    def _variable(self, kind, value, shape, dtype):
+        name = f"{kind}{len(self.leaves)}"
+        self.leaves[name] = value
+        return mx.sym.var(name, shape=shape, dtype=dtype)
+
+
+def call(name, inputs, attributes, label):
+    """
+    An operator applied to Symbols.
+
+    :param name: registered name of the operator.
+    :param inputs: list of Symbols.
+    :param attributes: dict from name to string.
+    :param label: a name of its own for the result.
+    :returns: Symbol.
+    """
+    handle = operator_handle(name)
+    counter = operator_info(handle)[1]
+    if counter and counter not in attributes:
+        attributes = dict(attributes, **{counter: str(len(inputs))})
+    keys, values = list(attributes), list(attributes.values())
+    return _symbol_creator(handle, inputs, None, keys, values, label, False)
+
+
+def _keeps_order(graph):
+    """Whether MXNet, which runs the inputs of an operator from left to right, draws in the order of the trace."""
+    order, seen = [], set()
+    stack = [(head[0], False) for head in reversed([graph.objective, graph.loss])]
+    while stack:
+        node, is_done = stack.pop()
+        if is_done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack.extend((source, False) for source, _ in reversed(node.inputs))
+    return [id(node) for node in order if node.is_random] == [id(node) for node in graph.nodes if node.is_random]

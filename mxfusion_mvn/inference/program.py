@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph bound to arrays: one call runs it forward and backward; and calls of single operators, prepared once.
+
+What a step asks of Python is a few calls into MXNet with arguments that were converted once.
+"""
+
+import ctypes
+import os
+from contextlib import contextmanager
+
+from mxfusion_mvn.inference.graph import PARAMETER, Node, SymbolBuilder, operator_handle
+
+import mxnet as mx
+import numpy as np
+from mxnet.base import _LIB, NDArrayHandle, c_handle_array, c_str_array, check_call, mx_uint
+
+
+class Program:
+    """
+    The loss and the gradients of a graph.
+
+    :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+    :param parameters: dict from the name of a parameter to the NDArray that holds it.
+    :param gradients: dict from the name of a parameter to the NDArray that receives its gradient.
+    :param ctx: MXNet context.
+    :param fixed_noise: whether to use the noise of the trace instead of drawing.
+    :param own_states: whether to work on copies of the arrays that operators update in place.
+
+    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it.
+    """
+
+    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False):
+        builder = SymbolBuilder(fixed_noise)
+        symbol, position = builder.build(graph)
+        names = {name: leaf.key for name, leaf in builder.leaves.items() if _is_parameter(leaf)}
+        arrays = {name: getattr(leaf, "array", leaf) for name, leaf in builder.leaves.items()}
+        arrays.update({name: parameters[key] for name, key in names.items()})
+        states = {name: arrays.pop(name) for name in symbol.list_auxiliary_states()}
+        states = {name: state.copy() if own_states else state for name, state in states.items()}
+        receivers = {name: gradients[key] for name, key in names.items() if key in gradients}
+        requests = {name: "write" if name in receivers else "null" for name in arrays}
+        with _binding_options():
+            self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
+        self.loss = self.executor.outputs[-1]
+        self.losses = Losses(self.loss)
+        heads = [_head(index == position, output) for index, output in enumerate(self.executor.outputs)]
+        self._arguments = self.executor.handle, mx_uint(len(heads)), c_handle_array(heads), ctypes.c_int(1)
+        self._kept = heads
+
+    def run(self):
+        """Push one forward and one backward pass, without waiting for them."""
+        executor, count, heads, training = self._arguments
+        check_call(_LIB.MXExecutorForward(executor, training))
+        check_call(_LIB.MXExecutorBackwardEx(executor, count, heads, training))
+
+
+class OperatorCall:
+    """
+    A call of an operator that writes to arrays that exist.
+
+    :param operator: its registered name.
+    :param inputs: list of NDArrays.
+    :param output: NDArray.
+    :param attributes: dict from name to value.
+    """
+
+    def __init__(self, operator, inputs, output, attributes=()):
+        attributes = dict(attributes)
+        self._position = {name: index for index, name in enumerate(attributes)}
+        self._values = c_str_array([str(value) for value in attributes.values()])
+        outputs = ctypes.cast(c_handle_array([output]), ctypes.POINTER(NDArrayHandle))
+        self._kept = inputs, output, outputs
+        self._arguments = (
+            ctypes.c_void_p(operator_handle(operator)),
+            ctypes.c_int(len(inputs)),
+            c_handle_array(inputs),
+            ctypes.byref(ctypes.c_int(1)),
+            ctypes.byref(outputs),
+            ctypes.c_int(len(attributes)),
+            c_str_array(list(attributes)),
+            self._values,
+            ctypes.byref(ctypes.POINTER(ctypes.c_int)()),
+        )
+
+    def __call__(self, **attributes):
+        """
+        Push the call.
+
+        :param attributes: those that have another value this time.
+        """
+        for name, value in attributes.items():
+            self._values[self._position[name]] = repr(value).encode()
+        check_call(_LIB.MXImperativeInvokeEx(*self._arguments))
+
+
+class Losses:
+    """
+    Keeps losses until they are read, each in an array of its own, so that errors keep apart.
+
+    :param loss: the NDArray that each step writes its loss to.
+    """
+
+    def __init__(self, loss):
+        self._loss = loss
+        self._free = []
+
+    def keep(self):
+        """
+        Push a copy of the present loss.
+
+        :returns: :class:`PendingLoss`.
+        """
+        pending = self._free.pop() if self._free else _Slot(self._loss)
+        pending.copy()
+        return PendingLoss(pending, self._free)
+
+
+class PendingLoss:
+    """
+    A loss that has been pushed, with what the driver asks of an NDArray.
+
+    :param slot: where it will be.
+    :param free: list that gets the slot back.
+    """
+
+    __slots__ = ("_slot", "_free")
+
+    def __init__(self, slot, free):
+        self._slot = slot
+        self._free = free
+
+    def asnumpy(self):
+        """
+        Wait for the loss.
+
+        :returns: a NumPy number.
+        :raises MXNetError: if it could not be computed.
+        """
+        return self._slot.read()
+
+    def __del__(self):
+        self._free.append(self._slot)
+
+
+class _Slot:
+    __slots__ = ("_array", "_memory", "copy")
+
+    def __init__(self, loss):
+        self._array = mx.nd.zeros(loss.shape, ctx=loss.context, dtype=loss.dtype)
+        self._array.wait_to_read()
+        self._memory = _memory(self._array)
+        self.copy = OperatorCall("_copyto", [loss], self._array)
+
+    def read(self):
+        if self._memory is None:
+            return self._array.asnumpy()
+        check_call(_LIB.MXNDArrayWaitToRead(self._array.handle))
+        return np.float64(self._memory[0])
+
+
+def _memory(array):
+    """The numbers of an array where they lie, None where Python cannot reach them."""
+    if array.context.device_type != "cpu":
+        return None
+    address = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    kind = ctypes.c_double if array.dtype.__name__ == "float64" else ctypes.c_float
+    return ctypes.cast(address, ctypes.POINTER(kind))
+
+
+# What MXNet reads when it binds: not to announce its backend on stderr, and how many operators to hand to a worker at
+# once, of which it takes 15 if nobody asks.
+_OPTIONS = {"MXNET_SUBGRAPH_VERBOSE": "0", "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN": "1000"}
+
+
+@contextmanager
+def _binding_options():
+    """MXNet takes these from the environment only, so they are put there for the span of a call."""
+    wanted = {name: value for name, value in _OPTIONS.items() if name not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            del os.environ[name]
+
+
+def _is_parameter(leaf):
+    return isinstance(leaf, Node) and leaf.operator == PARAMETER
+
+
+def _head(is_objective, output):
+    return (mx.nd.ones_like if is_objective else mx.nd.zeros_like)(output)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tracing and simplifying single expressions: the program gives the numbers and gradients of autograd."""
+
+from mxfusion_mvn.inference.graph import PARAMETER, leaf
+from mxfusion_mvn.inference.program import Program
+from mxfusion_mvn.inference.simplify import simplify
+from mxfusion_mvn.inference.tracing import tracing
+
+import mxnet as mx
+import numpy as np
+import pytest
+from host import nd
+from mxnet import autograd
+from tolerances import TOLERANCE, assert_close
+
+# Expressions of x (S, N, D), a row (1, 1, D), a column (1, N, 1), one number and a constant of the shape of x. All are
+# summed in a way that gives each entry a gradient of its own.
+EXPRESSIONS = {
+    "add_row": lambda x, row, column, number, constant: x + row,
+    "subtract_from_row": lambda x, row, column, number, constant: row - x,
+    "multiply_by_column": lambda x, row, column, number, constant: x * column,
+    "divide_by_row": lambda x, row, column, number, constant: x / (row.square() + 1),
+    "outer": lambda x, row, column, number, constant: column * row,
+    "number": lambda x, row, column, number, constant: x * number - number,
+    "power_of_number": lambda x, row, column, number, constant: mx.nd.broadcast_power(x.abs() + 0.1, number),
+    "maximum_with_row": lambda x, row, column, number, constant: mx.nd.broadcast_maximum(x, row),
+    "constant": lambda x, row, column, number, constant: x * constant + constant - constant * row,
+    "neutral": lambda x, row, column, number, constant: (x * 1 + 0) / 1 * mx.nd.ones((1, 1, 1), dtype=x.dtype),
+    "number_as_array": lambda x, row, column, number, constant: (
+        mx.nd.full((1, 1, 1), 3.0, dtype=x.dtype) - x * mx.nd.full((1, 1, 1), 2.0, dtype=x.dtype)
+    ),
+    "repeated_constant": lambda x, row, column, number, constant: x - constant[:1].broadcast_to(constant.shape),
+    "square": lambda x, row, column, number, constant: (x - row) ** 2 / number.square(),
+    "same_twice": lambda x, row, column, number, constant: (x + row).square() + (x + row).square(),
+    "functions_of_broadcast": lambda x, row, column, number, constant: (
+        x * mx.nd.log(mx.nd.sqrt(row.square() + 2).broadcast_to(x.shape)).exp()
+    ),
+    "tanh": lambda x, row, column, number, constant: mx.nd.tanh(x) + mx.nd.sigmoid(x) * mx.nd.relu(x),
+    "broadcast_of_broadcast": lambda x, row, column, number, constant: (
+        row.broadcast_to((1,) + x.shape[1:]).expand_dims(0).reshape((1,) + x.shape[1:]).broadcast_to(x.shape)
+    ),
+    "broadcast_axis": lambda x, row, column, number, constant: mx.nd.broadcast_axis(row, axis=(0, 1), size=x.shape[:2]),
+    "broadcast_like": lambda x, row, column, number, constant: mx.nd.broadcast_like(column, x) * row,
+    "reshapes": lambda x, row, column, number, constant: x.reshape((-1,)).expand_dims(0).reshape(x.shape),
+    "reshape_of_broadcast": lambda x, row, column, number, constant: row.broadcast_to(x.shape).reshape((-1,)).square(),
+    "sum_last": lambda x, row, column, number, constant: mx.nd.sum(x * row, axis=-1).square(),
+    "sum_first": lambda x, row, column, number, constant: mx.nd.sum(x * row, axis=0).square(),
+    "sum_middle": lambda x, row, column, number, constant: mx.nd.sum(x * row, axis=1).square(),
+    "sum_outer": lambda x, row, column, number, constant: mx.nd.sum(x * row, axis=(0, 2), keepdims=True).square(),
+    "sum_exclude": lambda x, row, column, number, constant: mx.nd.sum(x, axis=1, exclude=True).square(),
+    "mean_first": lambda x, row, column, number, constant: mx.nd.mean(x - row, axis=0).exp(),
+    "mean_all": lambda x, row, column, number, constant: mx.nd.mean(x * column).square(),
+    "sum_of_one": lambda x, row, column, number, constant: mx.nd.sum(row, axis=(0, 1)) * mx.nd.mean(number),
+    "max": lambda x, row, column, number, constant: mx.nd.max(x, axis=1).square(),
+    "sum_of_sums": lambda x, row, column, number, constant: (
+        -mx.nd.sum(mx.nd.mean((x - row).square() / -2 - column, axis=0)) + 3 - mx.nd.sum(row) / 4
+    ),
+    "sum_over_number": lambda x, row, column, number, constant: mx.nd.sum((x - row) / number.square()),
+    "number_times_sum": lambda x, row, column, number, constant: mx.nd.sum(number * x),
+    "add_n": lambda x, row, column, number, constant: mx.nd.add_n(x, constant, x * row, x, x, x, x.square()),
+    "used_often": lambda x, row, column, number, constant: sum(mx.nd.sin(row * k).square() for k in range(20)) * x,
+    "slices": lambda x, row, column, number, constant: x[0] * x[1:2, 1:, :-1].sum() + x[:, 1, 0].sum() * x[1][0][0],
+    "advanced_index": lambda x, row, column, number, constant: mx.nd.take(x, mx.nd.array([1, 0, 1]), axis=0),
+    "stop_gradient": lambda x, row, column, number, constant: mx.nd.BlockGrad(x * row) * x - x.detach() * row,
+    "cast": lambda x, row, column, number, constant: x.astype("float64").astype(x.dtype) * x.astype(x.dtype),
+    "concat": lambda x, row, column, number, constant: mx.nd.concat(x, x * 2, dim=1).square(),
+    "stack": lambda x, row, column, number, constant: mx.nd.stack(x, x.square(), axis=0),
+    "dot": lambda x, row, column, number, constant: mx.nd.dot(x[0], x[1], transpose_b=True).square(),
+    "factor": lambda x, row, column, number, constant: mx.nd.linalg.sumlogdiag(
+        mx.nd.linalg.potrf(
+            mx.nd.linalg.syrk(x)
+            + 3 * mx.nd.eye(x.shape[1], dtype=x.dtype).expand_dims(0).broadcast_to((len(x), x.shape[1], x.shape[1]))
+        )
+    ),
+    "paused": lambda x, row, column, number, constant: x * _paused(lambda: (x * row).sum(axis=2, keepdims=True)),
+}
+SHAPES = [(2, 3, 4), (2, 40, 5)]
+
+
+def _paused(compute):
+    with autograd.pause():
+        return compute()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("name", sorted(EXPRESSIONS))
+def test_program_gives_what_autograd_gives(name, shape, rng, dtype):
+    arrays = {
+        "x": nd(rng.normal(size=shape), dtype),
+        "row": nd(rng.normal(size=(1, 1, shape[2])), dtype),
+        "column": nd(rng.normal(size=(1, shape[1], 1)), dtype),
+        "number": nd(rng.uniform(0.5, 2.0, size=(1, 1, 1)), dtype),
+    }
+    constant = nd(rng.normal(size=shape), dtype)
+    weights = rng.normal(size=int(np.prod(shape)) * 4)
+    loss, graph = traced(lambda: _weighted(EXPRESSIONS[name](*arrays.values(), constant), weights), arrays)
+    for program_graph in (graph, simplify(graph)):
+        gradients = {key: mx.nd.zeros_like(array) for key, array in arrays.items()}
+        program = Program(program_graph, arrays, gradients, mx.cpu())
+        program.run()
+        assert_close(program.loss, loss.asnumpy(), **TOLERANCE[dtype])
+        for key, array in arrays.items():
+            scale = max(1.0, np.abs(array.grad.asnumpy()).max())
+            assert_close(gradients[key] / scale, array.grad.asnumpy() / scale, **TOLERANCE[dtype])
+
+
+def _weighted(value, weights):
+    """A number that depends on each entry of an array in its own way."""
+    if value.size == 1:
+        return value.reshape((1,))
+    return mx.nd.sum(value * nd(weights[: value.size], value.dtype).reshape(value.shape))
+
+
+def traced(compute, arrays):
+    """The value of an expression, whose gradients are left with the arrays, and its graph."""
+    for array in arrays.values():
+        array.attach_grad()
+    with autograd.record(), tracing([leaf(PARAMETER, array, key) for key, array in arrays.items()]) as trace:
+        loss = compute()
+    loss.backward()
+    graph = trace.graph(loss, loss)
+    assert trace.reason is None
+    return loss, graph
+
+
+def operators_after(compute, **arrays):
+    """Names of the operators that are left of an expression."""
+    return simplify(traced(compute, arrays)[1]).operators()
+
+
+def test_what_does_nothing_is_left_out(rng):
+    x = nd(rng.normal(size=(3,)), "float32")
+    operators = operators_after(lambda: ((x * 1 + 0) / 1).reshape((3, 1)).expand_dims(0).sum(axis=0).sin().max(), x=x)
+    assert operators == ["_np_reshape", "sin", "max"]
+
+
+def test_what_two_have_in_common_is_computed_once(rng):
+    x = nd(rng.normal(size=(3,)), "float32")
+    assert operators_after(lambda: (mx.nd.sin(x) * mx.nd.sin(x)).max(), x=x).count("sin") == 1
+
+
+def test_functions_are_computed_before_what_is_broadcast(rng):
+    x = nd(rng.normal(size=(1, 3)), "float32")
+    graph = simplify(traced(lambda: mx.nd.exp(x.broadcast_to((100, 3))).sum(), {"x": x})[1])
+    assert [node.shapes[0] for node in graph.nodes if node.operator == "exp"] == [(1, 3)]
+    assert max(np.prod(node.shapes[0]) for node in graph.nodes) == 3
+
+
+def test_random_operators_are_not_merged_and_stay_though_nothing_needs_them(rng):
+    x = nd(rng.normal(size=(1,)), "float32")
+
+    def compute():
+        mx.nd.random.normal(shape=(1,))
+        return x * mx.nd.random.normal(shape=(1,)) + mx.nd.random.normal(shape=(1,))
+
+    assert operators_after(compute, x=x).count("_random_normal") == 3
+
+
+def test_random_numbers_come_in_the_order_of_the_trace(rng):
+    x = nd([1.0], "float32")
+
+    def compute():
+        first, second, unused = (mx.nd.random.normal(shape=(1,)) for _ in range(3))
+        return x * (second * 10 + first)  # the graph meets the second one first
+
+    graph = simplify(traced(compute, {"x": x})[1])
+    program = Program(graph, {"x": x}, {"x": mx.nd.zeros_like(x)}, mx.cpu())
+    mx.random.seed(5)
+    first, second, unused, fourth = (mx.nd.random.normal(shape=(1,)).asscalar() for _ in range(4))
+    mx.random.seed(5)
+    program.run()
+    np.testing.assert_allclose(program.loss.asscalar(), second * 10 + first, rtol=1e-6)
+    assert mx.nd.random.normal(shape=(1,)).asscalar() == fourth
