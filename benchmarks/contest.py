@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 import numpy as np
 
@@ -20,11 +20,19 @@ FEWEST = 3
 
 
 class Contender(NamedTuple):
-    """A way to compute something: a name for the tables, the file that has it, and what it is called there."""
+    """
+    A way to compute something.
+
+    :param name: for the tables.
+    :param script: the file that has it.
+    :param task: what it is called there.
+    :param process: contenders of the same process share what their library has compiled; None for one of its own.
+    """
 
     name: str
     script: str
     task: str
+    process: Optional[str] = None
 
 
 class Pythons(NamedTuple):
@@ -46,9 +54,10 @@ class Worker:
     :param script: file name, in this folder.
     :param threads: how many the library may use.
     :param dtype: float32 or float64.
+    :param cache: folder in which JAX keeps what it has compiled, None for nowhere.
     """
 
-    def __init__(self, python, script, threads=1, dtype="float32"):
+    def __init__(self, python, script, threads=1, dtype="float32", cache=None):
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
@@ -56,6 +65,7 @@ class Worker:
             "NPROC": str(threads),  # JAX's: no XLA flag limits its pool
             "JAX_PLATFORMS": "cpu",
             "JAX_ENABLE_X64": str(int(dtype == "float64")),
+            **(jaxs_cache(cache) if cache else {}),
             **(mxnets_kernels() if script == "ours.py" else {}),
         }
         self._script = script
@@ -76,14 +86,31 @@ class Worker:
         :returns: the answer.
         :raises RuntimeError: if the process has died, or says that it failed.
         """
+        self.send(**request)
+        return self.receive()
+
+    def send(self, **request):
+        """
+        Send a request.
+
+        :param request: see :func:`worker.serve`.
+        """
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
+
+    def receive(self):
+        """
+        Wait for the answer to the oldest request that has none.
+
+        :returns: the answer.
+        :raises RuntimeError: if the process has died, or says that it failed.
+        """
         answer = self._process.stdout.readline()
         if not answer:
-            raise RuntimeError(f"{self._script} died of {request}")
+            raise RuntimeError(f"{self._script} died")
         answer = json.loads(answer)
         if isinstance(answer, dict):
-            raise RuntimeError(f"{self._script}, asked for {request}:\n{answer['error']}")
+            raise RuntimeError(f"{self._script}:\n{answer['error']}")
         return answer
 
     def close(self):
@@ -94,20 +121,22 @@ class Worker:
 
 class Team:
     """
-    A worker for each of some contenders, in a ``with`` block.
+    Workers for some contenders, in a ``with`` block.
 
     :param contenders: list of :class:`Contender`.
     :param pythons: :class:`Pythons`.
     :param threads: how many each may use.
     :param dtype: float32 or float64.
+    :param cache: as in :class:`Worker`.
     """
 
-    def __init__(self, contenders, pythons, threads=1, dtype="float32"):
+    def __init__(self, contenders, pythons, threads=1, dtype="float32", cache=None):
         self._contenders = {contender.name: contender for contender in contenders}
-        self._workers = {
-            name: Worker(pythons.of(contender.script), contender.script, threads, dtype)
-            for name, contender in self._contenders.items()
-        }
+        self._workers = {}
+        for contender in contenders:
+            if _process(contender) not in self._workers:
+                worker = Worker(pythons.of(contender.script), contender.script, threads, dtype, cache)
+                self._workers[_process(contender)] = worker
 
     def __enter__(self):
         return self
@@ -116,40 +145,35 @@ class Team:
         for worker in self._workers.values():
             worker.close()
 
+    @property
+    def names(self):
+        """Of all contenders, a list."""
+        return list(self._contenders)
+
     def race(self, cases, rounds, seconds):
         """
-        Time every contender that has a case.
+        Time contenders in turn.
 
-        :param cases: {name of the contender: case}, or the case of all.
+        :param cases: {name of the contender: case}.
         :param rounds: how often.
         :param seconds: how long one timing takes, if a step takes no longer.
         :returns: {name: array (rounds,) of seconds per step}.
         """
-        cases = cases if set(cases) <= set(self._workers) else dict.fromkeys(self._workers, cases)
         for name, case in cases.items():
-            self.build(name, case)
+            self._worker(name).send(build=self._with_task(name, case), name=name)
+        for name in cases:
+            self._worker(name).receive()
         found = {name: [] for name in cases}
         for turn in range(rounds):
-            names = list(cases) if turn % 2 else list(cases)[::-1]
-            for name in names:
-                found[name].append(self._workers[name].ask(time=seconds))
+            for name in list(cases)[:: 1 if turn % 2 else -1]:
+                found[name].append(self._worker(name).ask(time=seconds, name=name))
             if turn + 1 >= FEWEST and max(times[-1] for times in found.values()) > LONG:
                 break
         return {name: np.array(times) for name, times in found.items()}
 
-    def build(self, name, case):
-        """
-        Build a case; see :func:`worker.serve`.
-
-        :param name: of the contender.
-        :param case: dict, without its task.
-        :returns: seconds.
-        """
-        return self._workers[name].ask(build={**case, "task": self._contenders[name].task})
-
     def memory(self, name, small, case, steps):
         """
-        What some steps take, beyond what the library takes for a small case.
+        What building and some steps take, beyond what the library takes for a small case.
 
         :param name: of the contender.
         :param small: a case of the same kind.
@@ -157,9 +181,9 @@ class Team:
         :param steps: how many to take.
         :returns: bytes.
         """
-        self.build(name, small)
-        self.build(name, case)
-        return self._workers[name].ask(memory=steps)
+        for each in (small, case):
+            self._worker(name).ask(build=self._with_task(name, each), name=name)
+        return self._worker(name).ask(memory=steps, name=name)
 
     def watch(self, name, case, steps, every, nats):
         """
@@ -172,8 +196,18 @@ class Team:
         :param nats: how close, as a KL divergence.
         :returns: array (looks, 2): seconds since the start, KL divergence from the exact posterior.
         """
-        case = {**case, "task": self._contenders[name].task, "every": every}
-        return np.array(self._workers[name].ask(watch=case, steps=steps, every=every, nats=nats))
+        case = {**self._with_task(name, case), "every": every}
+        return np.array(self._worker(name).ask(watch=case, steps=steps, every=every, nats=nats))
+
+    def _worker(self, name):
+        return self._workers[_process(self._contenders[name])]
+
+    def _with_task(self, name, case):
+        return {**case, "task": self._contenders[name].task}
+
+
+def _process(contender):
+    return contender.process or contender.name
 
 
 def ratio(times, other, own):
@@ -186,6 +220,20 @@ def ratio(times, other, own):
     :returns: the median over the rounds.
     """
     return float(np.median(times[other] / times[own]))
+
+
+def jaxs_cache(folder):
+    """
+    How JAX is told to compile nothing twice.
+
+    :param folder: Path.
+    :returns: a dict for the environment.
+    """
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 
 def mxnets_kernels():
@@ -235,6 +283,5 @@ def machine():
 
     :returns: a text.
     """
-    return (
-        f"{os.cpu_count()} cores ({processor()['model name'] or platform.machine()}), Python {sys.version.split()[0]}"
-    )
+    name = processor()["model name"] or platform.machine()
+    return f"{os.cpu_count()} cores ({name}), Python {platform.python_version()}"

@@ -7,7 +7,6 @@ once, so that only the steps are timed.
 """
 
 import math
-import time
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +19,8 @@ from jax.scipy.linalg import solve_triangular
 from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_feasible
 from worker import serve
 
-LONGEST = 500  # steps of a compiled loop
-CHUNK_SECONDS = 0.02  # of a compiled loop, where that takes fewer steps
+# Entering a compiled loop of so many steps costs nothing beside them; fewer where data times samples are larger.
+LONGEST, LARGE = 200, 2_000_000
 
 
 def mean_model(data):
@@ -133,7 +132,8 @@ class CompiledLoop(Training):
 
     def __init__(self, case):
         super().__init__(case)
-        self.chunk = case.get("every") or self._chunk(PythonLoop(case))
+        size = case["samples"] * self.data["x" if "x" in self.data else "y"].size
+        self.chunk = case.get("every") or max(1, min(LONGEST, LARGE // size))
         self.loop = jax.jit(self._steps)
 
     def run(self, steps):
@@ -144,14 +144,6 @@ class CompiledLoop(Training):
 
     def _steps(self, state, data):
         return lax.scan(lambda state, _: self.svi.update(state, data), state, None, length=self.chunk)
-
-    @staticmethod
-    def _chunk(single):
-        """So many steps that entering the loop costs nothing beside them."""
-        single.run(1)
-        start = time.perf_counter()
-        single.run(3)
-        return max(1, min(LONGEST, round(3 * CHUNK_SECONDS / (time.perf_counter() - start))))
 
 
 class Density:

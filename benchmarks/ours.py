@@ -4,6 +4,8 @@
 The model, the posterior and the optimizer are the same in both; so is what is random, given a seed.
 """
 
+import time
+
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
 from mxfusion_mvn.inference.evaluation import Evaluations
 from mxfusion_mvn.summed import total_log_pdf
@@ -19,6 +21,8 @@ from mxfusion import Variable
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 from worker import serve
+
+LOOKS = 50  # steps between two looks at the losses, as by default
 
 
 class Training:
@@ -50,7 +54,7 @@ class Training:
 class CompiledTraining(Training):
     """By this package's loop."""
 
-    chunk = 5  # a run of fewer steps may be over before it is compiled
+    chunk = 5  # a shorter run may be over before it is compiled
 
     def __init__(self, case):
         super().__init__(case, CompiledLoop())
@@ -60,6 +64,13 @@ class CompiledTraining(Training):
         record = self.inference.run(optimizer="adam", learning_rate=self.learning_rate, max_iter=steps, **self.observed)
         if not record.compiled:
             raise RuntimeError(record.fallback_reason)
+
+    def seconds(self, steps):
+        """The time of so many steps in the midst of a run, after it was compiled."""
+        every, stamps = min(steps, LOOKS), []
+        self.inference._grad_loop = CompiledLoop(stop=lambda _: stamps.append(time.perf_counter()), check_every=every)
+        self.run((steps // every + 1) * every)
+        return (stamps[-1] - stamps[0]) * steps / (every * (len(stamps) - 1))
 
     def watch(self, steps, every, report):
         """Run, and report mean and covariance of the posterior each so many steps."""
@@ -72,6 +83,14 @@ class HostTraining(Training):
 
     def __init__(self, case):
         super().__init__(case, BatchInferenceLoop())
+
+    def seconds(self, steps):
+        """The time of so many steps; the evaluation at the end of a run is none."""
+        start = time.perf_counter()
+        self.run(1 + steps)
+        middle = time.perf_counter()
+        self.run(1)
+        return 2 * middle - start - time.perf_counter()
 
     def watch(self, steps, every, report):
         """Run, and report mean and covariance of the posterior each so many steps."""

@@ -12,17 +12,17 @@ import tempfile
 from pathlib import Path
 
 import speed_race
-import speed_tables
+import speed_steps
 from contest import Pythons, machine, mxnets_kernels, versions
-from speed_tables import Bench, Settings
+from speed_setting import Bench, Settings
 
 PAGE = Path(__file__).parents[1] / "docs" / "speed.md"
 FULL = Settings(rounds=5, seconds=0.1, threads=(1, 2), quick=False)
 QUICK = Settings(rounds=3, seconds=0.03, threads=(1,), quick=True)
 SECTIONS = {
-    "density": speed_tables.density,
-    "training": speed_tables.training,
-    "growth": speed_tables.growth,
+    "density": speed_steps.density,
+    "training": speed_steps.training,
+    "growth": speed_steps.growth,
     "accuracy": speed_race.time_to_accuracy,
     "memory": speed_race.memory,
 }

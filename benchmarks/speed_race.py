@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user waits for, and what it takes: the time to a given accuracy, and memory."""
 
+from functools import partial
+
 import numpy as np
 import problems
 from contest import Contender
-from speed_tables import OURS, TRAINING, Section, case
+from speed_setting import OURS, TRAINING, Section, case
 
 NATS = (1.0, 0.1)  # of the KL divergence from the exact posterior
 SEEDS = (0, 1, 2)
@@ -19,9 +21,9 @@ HOSTS_CLASS = "host's class and loop"
 def time_to_accuracy(bench):
     """Seconds until the posterior is so close to the exact one."""
     tables = []
-    with bench.team(TRAINING) as team:
+    with bench.team(TRAINING, fresh=True) as team:
         for model in ("mean", "regression"):
-            path = _with_posterior(bench, model)
+            path = bench.data(f"{model}-exact", partial(_exact, model))
             for contender in TRAINING:  # what is loaded at first use is loaded now
                 team.watch(contender.name, _race_case(model, path, 0), 2 * EVERY, EVERY, 0.0)
             rows = [[contender.name, *_race(bench, team, contender.name, model, path)] for contender in TRAINING]
@@ -51,7 +53,7 @@ def _race(bench, team, name, model, path):
 
 
 def _race_case(model, path, seed):
-    return {**case(model, path, "fullrank", 10, learning_rate=LEARNING_RATE), "seed": seed}
+    return case(model, path, "fullrank", 10, learning_rate=LEARNING_RATE, seed=seed)
 
 
 def _first(run, nats):
@@ -72,22 +74,18 @@ def _count(value):
     return f"{value:,.0f}" if np.isfinite(value) else "not reached"
 
 
-def _with_posterior(bench, model):
-    """A file of the data and the exact posterior."""
+def _exact(model):
+    """The data, and mean and covariance of the exact posterior."""
     data = getattr(problems, model)()
-    prior = np.eye(data["x"].shape[-1]) / problems.PRIOR_SD**2
     x = data["x"].astype("float64")
     if model == "mean":
         information = np.linalg.inv(data["covariance"].astype("float64"))
-        precision, shift = prior + len(x) * information, information @ x.sum(axis=0)
+        precision, shift = len(x) * information, information @ x.sum(axis=0)
     else:
         variance = problems.REGRESSION_SD**2
-        precision, shift = prior + x.T @ x / variance, x.T @ data["y"].astype("float64") / variance
-    posterior = np.linalg.inv(precision)
-    return bench.data(f"{model}-exact", exact_mean=posterior @ shift, exact_covariance=posterior, **data)
-
-
-# ---- (e)
+        precision, shift = x.T @ x / variance, x.T @ data["y"].astype("float64") / variance
+    covariance = np.linalg.inv(precision + np.eye(len(shift)) / problems.PRIOR_SD**2)
+    return {"exact_mean": covariance @ shift, "exact_covariance": covariance, **data}
 
 
 def memory(bench):
@@ -114,7 +112,7 @@ each row, or for each draw, it would take at least the array of the second colum
 
 def _memory_cases(bench):
     """For MAP with many rows, for SVI with many draws: the label, a function that gives cases, and the array in MB."""
-    rows, dim, samples = (2000, 50, 1000) if bench.settings.quick else (10_000, 100, 5000)
+    rows, dim, samples = 10_000, 100, 5000
 
     def many_rows(name, part):
         return _memory_case(bench, name, *((rows, dim) if part == "big" else (10, 2)), 1)
@@ -122,12 +120,11 @@ def _memory_cases(bench):
     def many_draws(name, part):
         return _memory_case(bench, name, 10, *((dim, samples) if part == "big" else (2, 1)))
 
-    yield f"N x D x D, N = {rows}, D = {dim}", many_rows, 4 * rows * dim**2 / MEGABYTE
-    yield f"S x D x D, S = {samples}, D = {dim}", many_draws, 4 * samples * dim**2 / MEGABYTE
+    yield f"N x D x D, N = {rows:,}, D = {dim}", many_rows, 4 * rows * dim**2 / MEGABYTE
+    yield f"S x D x D, S = {samples:,}, D = {dim}", many_draws, 4 * samples * dim**2 / MEGABYTE
 
 
 def _memory_case(bench, name, rows, dim, samples):
-    data = bench.data(f"gaussian-{rows}-{dim}", **problems.gaussian(rows, dim))
     if name == HOSTS_CLASS:
-        return case("mean, host's class", data, "host's fullrank", samples)
-    return case("mean", data, "fullrank", samples)
+        return case("mean, host's class", bench.gaussian(rows, dim), "host's fullrank", samples)
+    return case("mean", bench.gaussian(rows, dim), "fullrank", samples)

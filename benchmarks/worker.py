@@ -2,8 +2,8 @@
 """The child's side of a benchmark: one library in a process of its own answers requests, a JSON object a line.
 
 A file of models calls :func:`serve` with the functions that build what is timed. Needs NumPy only, for it runs in two
-environments. What is built has ``run(steps)``, which takes so many steps and waits for the last of them; if it
-can only take them by the chunk, it has ``chunk``.
+environments. What is built has ``run(steps)``, which takes so many steps and waits for the last of them. If it can only
+take them by the chunk it has ``chunk``; if a run has costs of its own it has ``seconds(steps)``, the time of the steps.
 """
 
 import contextlib
@@ -16,68 +16,86 @@ import traceback
 
 import numpy as np
 
+WARM_UP = 3  # runs of the shortest kind: torch compiles at the second
+
 
 def serve(builders):
     """
     Answer the requests on standard input until it ends.
 
-    - ``{"build": case}`` builds what ``case["task"]`` names among the builders, in place of what was built before;
-    - ``{"time": seconds}`` takes steps for about so long: seconds per step;
-    - ``{"memory": steps}``: bytes that the steps take at most, above what the process had when it was built;
+    - ``{"build": case, "name": name}`` builds what ``case["task"]`` names among the builders, in place of what had that
+      name, and takes the first steps: the seconds of that;
+    - ``{"time": seconds, "name": name}`` takes steps for about so long: seconds per step;
+    - ``{"memory": steps, "name": name}``: bytes that building it and the steps took, above all before;
     - ``{"watch": case, ...}`` builds and runs, and says how far off the posterior is as time goes by.
+
+    The answer to what fails is ``{"error": text}``.
 
     :param builders: {task: function of the case that gives an object with ``run(steps)``}.
     """
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
-    state = {}
+    built = {}
     for line in sys.stdin:
         try:
-            answer = _answer(json.loads(line), builders, state)
+            answer = _answer(json.loads(line), builders, built)
         except Exception:
             answer = {"error": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _answer(request, builders, state):
+def _answer(request, builders, built):
+    name = request.get("name")
     if "build" in request:
-        state.clear()
-        peak = peak_memory()
-        contender, seconds = _built(builders, request["build"])
-        state.update(contender=contender, chunk=getattr(contender, "chunk", 1), chunks=1, peak=peak)
-        return seconds
+        built.pop(name, None)
+        built[name] = Built(builders, request["build"])
+        return built[name].seconds
     if "time" in request:
-        return _seconds_per_step(state, request["time"])
+        return built[name].seconds_per_step(request["time"])
     if "memory" in request:
-        state["contender"].run(request["memory"])
-        return peak_memory() - state["peak"]
+        built[name].contender.run(request["memory"])
+        return peak_memory() - built[name].peak_before
     return _watch(builders, request["watch"], request["steps"], request["every"], request["nats"])
 
 
-def _built(builders, case):
-    """What is built and has taken its first step, so that it is compiled; and the seconds of that."""
-    start = time.perf_counter()
-    contender = builders[case["task"]](case)
-    contender.run(getattr(contender, "chunk", 1))
-    return contender, time.perf_counter() - start
+class Built:
+    """
+    What was built, and has taken its first steps, so that it is compiled.
 
+    :param builders: see :func:`serve`.
+    :param case: dict.
+    """
 
-def _seconds_per_step(state, target):
-    """Seconds of some steps, less those of the shortest run: what a run costs once is not a step's."""
-    run, chunk = state["contender"].run, state["chunk"]
-    while True:
-        chunks = state["chunks"]
-        elapsed = _seconds(run, (1 + chunks) * chunk) - _seconds(run, chunk)
-        if elapsed > 0.5 * target:
-            state["chunks"] = max(1, round(chunks * target / elapsed))
-            return elapsed / (chunks * chunk)
-        state["chunks"] = max(2 * chunks, min(10 * chunks, round(chunks * target / max(elapsed, 1e-9))))
+    def __init__(self, builders, case):
+        self.peak_before = peak_memory()
+        start = time.perf_counter()
+        self.contender = builders[case["task"]](case)
+        self._chunk, self._chunks = getattr(self.contender, "chunk", 1), 1
+        self.contender.run(WARM_UP * self._chunk)
+        self.seconds = time.perf_counter() - start
 
+    def seconds_per_step(self, target):
+        """
+        Take steps for about so long.
 
-def _seconds(run, steps):
-    start = time.perf_counter()
-    run(steps)
-    return time.perf_counter() - start
+        :param target: seconds.
+        :returns: seconds per step.
+        """
+        while True:
+            steps = self._chunks * self._chunk
+            elapsed = self._elapsed(steps)
+            wanted = self._chunks * target / max(elapsed, 1e-9)
+            if elapsed > 0.5 * target:
+                self._chunks = max(1, round(wanted))
+                return elapsed / steps
+            self._chunks = max(2 * self._chunks, min(10 * self._chunks, round(wanted)))
+
+    def _elapsed(self, steps):
+        if hasattr(self.contender, "seconds"):
+            return self.contender.seconds(steps)
+        start = time.perf_counter()
+        self.contender.run(steps)
+        return time.perf_counter() - start
 
 
 class Arrived(Exception):

@@ -58,32 +58,31 @@ def total(form, rows, matrix):
     """
     samples, dim = matrix.shape[0], matrix.shape[-1]
     layout = _Layout(rows, matrix)
-    factor = layout.matrix if form == "scale_tril" else linalg.cholesky(constant(layout.matrix))
-    factor = constant(factor)
-    residual = layout.residual()
-    right = residual if layout.scatter is None else mx.nd.concat(residual, layout.scatter, dim=1)
-    whitened = (linalg.multiply_upper if form == "precision" else linalg.solve_lower)(factor, right)
+    held = constant(layout.matrix)
+    factor = held if form == "scale_tril" else linalg.cholesky(held)
+    whitened = (linalg.multiply_upper if form == "precision" else linalg.solve_lower)(factor, layout.right_hand_sides())
+    gram = None if _is_short(form, whitened) or not is_differentiated(layout.matrix) else linalg.gram(whitened)
+    squares = _inner(whitened, whitened, samples) if gram is None else _total(linalg.diagonal(gram), samples)
     count = rows.vectors * samples / len(factor)
-    log_det = linalg.log_abs_det(factor).reshape((samples, -1)).sum(axis=1)
-    value = -0.5 * _inner(whitened, whitened, samples) - (-count if form == "precision" else count) * log_det
-    value = value - 0.5 * rows.vectors * dim * LOG_2PI
+    log_det = (-2 if form == "precision" else 2) * _total(linalg.log_abs_det(factor), samples)
+    value = -0.5 * (squares + count * log_det + rows.vectors * dim * LOG_2PI)
     surrogate = None
-    for array, gradient in _gradients(form, layout, factor, whitened, count):
+    for array, gradient in _gradients(form, layout, factor, whitened, gram, count):
         term = _inner(array, gradient, samples)
         surrogate = term if surrogate is None else surrogate + term
     return value + (surrogate - constant(surrogate))
 
 
-def _gradients(form, layout, factor, whitened, count):
+def _gradients(form, layout, factor, whitened, gram, count):
     """Pairs of an array and the gradient of its total, for those whose gradient is wanted."""
     adjoint = linalg.multiply_lower if form == "precision" else linalg.solve_upper
-    triangle = form == "scale_tril" and whitened.shape[1] <= whitened.shape[2]
-    every = adjoint(factor, whitened) if triangle or is_differentiated(layout.value) else None
-    if is_differentiated(layout.matrix):
-        if triangle:
-            yield layout.matrix, _factor_gradient(factor, whitened, every, count)
-        else:
-            yield layout.matrix, _matrix_gradient(form, factor, whitened, count)
+    every = None
+    if is_differentiated(layout.value) or _is_short(form, whitened):
+        every = adjoint(factor, whitened)
+    if gram is not None:
+        yield layout.matrix, _matrix_gradient(form, factor, gram, count)
+    elif is_differentiated(layout.matrix):
+        yield layout.matrix, _factor_gradient(factor, whitened, every, count)
     if is_differentiated(layout.mean):
         gradient = layout.sum_of_rows(whitened if every is None else every)
         yield layout.mean, adjoint(factor, gradient) if every is None else gradient
@@ -91,20 +90,30 @@ def _gradients(form, layout, factor, whitened, count):
         yield layout.value, -layout.rows(every)
 
 
-def _matrix_gradient(form, factor, whitened, count):
-    gram = linalg.gram(whitened)
+def _is_short(form, whitened):
+    """Whether there are so few rows that the gradient of a scale_tril takes no solve for a matrix."""
+    return form == "scale_tril" and whitened.shape[1] <= whitened.shape[2]
+
+
+def _matrix_gradient(form, factor, gram, count):
     identity = mx.nd.eye(gram.shape[-1], dtype=gram.dtype, ctx=gram.context).expand_dims(0)
     excess = mx.nd.broadcast_sub(gram, count * identity)
-    half = linalg.solve_columns(factor, excess, transposed=True)
     if form == "scale_tril":
-        return linalg.lower_triangle(half)
-    return (-0.5 if form == "precision" else 0.5) * linalg.solve_upper(factor, half)
+        return _lower_triangle(linalg.solve_columns(factor, excess))
+    scale = -0.5 if form == "precision" else 0.5
+    return linalg.solve_upper(factor, linalg.solve_columns(factor, excess, scale))
 
 
 def _factor_gradient(factor, whitened, every, count):
     """That of a scale_tril, in O(R D^2) for R rows: tril(sum a z^T) - n diag(1 / L_ii)."""
-    products = linalg.lower_triangle(linalg.weighted_sum(every, whitened))
+    products = _lower_triangle(linalg.weighted_sum(every, whitened))
     return products - linalg.from_diagonal(count / linalg.diagonal(factor))
+
+
+def _lower_triangle(matrix):
+    """Ten times as fast as MXNet's operators on triangles, and as good where all entries are finite."""
+    triangle = np.tril(np.ones((1,) + matrix.shape[1:]))
+    return mx.nd.broadcast_mul(matrix, mx.nd.array(triangle, dtype=matrix.dtype, ctx=matrix.context))
 
 
 class _Layout:
@@ -134,14 +143,16 @@ class _Layout:
             scatter = rows.scatter.transpose(tuple(range(1, len(leading) + 1)) + (0, len(leading) + 1))
             self.scatter = scatter.broadcast_to(own + scatter.shape[-2:]).reshape((-1,) + scatter.shape[-2:])
 
-    def residual(self):
-        """What is to be whitened, (K, M R, D)."""
+    def right_hand_sides(self):
+        """What is to be whitened, (K, M R + C, D)."""
         residual = mx.nd.broadcast_sub(constant(self.value), constant(self.mean).expand_dims(2))
         residual = residual.reshape((self._sizes[0], -1, residual.shape[-1]))
-        return residual if self._weight == 1 else residual * self._weight**0.5
+        if self._weight != 1:
+            residual = residual * self._weight**0.5
+        return residual if self.scatter is None else mx.nd.concat(residual, self.scatter, dim=1)
 
     def rows(self, array):
-        """Those of the residual, without the scatter and with its weight, (K, M, R, D)."""
+        """Those of the residual among the right-hand sides, with its weight, (K, M, R, D)."""
         if self.scatter is not None:
             array = array.slice_axis(axis=1, begin=0, end=self._sizes[1] * self._sizes[2])
         array = array.reshape(self._sizes + array.shape[-1:])
@@ -164,6 +175,11 @@ def _arranged(array, shape, order, arranged):
     if order != tuple(sorted(order)):
         array = array.transpose(order + (len(order),))
     return array.reshape(arranged)
+
+
+def _total(array, samples):
+    """The sum of each sample, (S,)."""
+    return array.reshape((samples, -1)).sum(axis=1)
 
 
 def _inner(a, b, samples):

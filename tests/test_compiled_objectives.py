@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Each objective of a long list is compiled and trains as the host trains it, or is not compiled, for the right reason."""
+"""Each objective of a long list trains as the host trains it, compiled, or not compiled for the right reason."""
 
 import warnings
 

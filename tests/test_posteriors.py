@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian posteriors: densities of draws, entropies, gradients, exact posteriors, prediction, files, refusals."""
 
-import warnings
 from typing import NamedTuple
 
 from mxfusion_mvn import InverseWishart, LKJCholesky, MultivariateNormal, Wishart
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import create_Gaussian_fullrank, create_Gaussian_lowrank, create_Gaussian_meanfield
 from mxfusion_mvn.inference._laws import TransformedGaussian
-from mxfusion_mvn.inference.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops import BatchLoop
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import PositiveDefinite
@@ -255,11 +254,11 @@ def negative_kl(name, values, factor):
 @pytest.mark.parametrize("entropy", ENTROPIES)
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_the_bound_and_its_gradients_are_unbiased(name, entropy, rng):
-    """Within five standard errors of the closed form, whose gradients are by differences."""
+    """Within six standard errors of the closed form, whose gradients are by differences."""
     model, posterior = target(name, entropy)
     factor, _ = law_of(posterior, model.v)
     values = random_parameters(posterior, rng)
-    runs = [bound_and_gradients(model, posterior, values, 400) for _ in range(25)]
+    runs = [bound_and_gradients(model, posterior, values, 400) for _ in range(40)]
     bounds = np.array([bound for bound, _ in runs])
     assert_within_errors(bounds, negative_kl(name, values, factor))
     for uuid, value in values.items():
@@ -271,7 +270,7 @@ def test_the_bound_and_its_gradients_are_unbiased(name, entropy, rng):
         assert_within_errors(estimates, oracles.central_difference(bound, value))
 
 
-def assert_within_errors(estimates, expected, errors=5.0):
+def assert_within_errors(estimates, expected, errors=6.0):
     error = estimates.std(axis=0, ddof=1) / np.sqrt(len(estimates))
     assert (np.abs(estimates.mean(axis=0) - expected) <= errors * error + 1e-9).all()
 
@@ -392,7 +391,7 @@ def test_a_mean_field_has_the_variances_given_the_others(rng):
     cov = TARGETS["full rank"]
     model, posterior = target("full rank", "closed_form")
     posterior = create_Gaussian_meanfield(model, [], entropy="sticking_the_landing")
-    inference = infer(model, [], posterior, 50)
+    inference = infer(model, [], posterior, 400)
     mean, found = learned(inference, posterior, model.v)
     expected = 1 / np.diag(np.linalg.inv(cov))
     assert_close(mean, TARGET_MEAN, rtol=0.02)
@@ -528,8 +527,8 @@ def test_an_amortised_posterior_of_the_users_own_in_minibatches(rng):
     loop = MinibatchInferenceLoop(batch_size=20, rv_scaling={model.x: 3.0, model.z: 3.0})
     algorithm = StochasticVariationalInference(10, model, posterior, [model.x])
     inference = GradBasedInference(algorithm, grad_loop=loop, dtype="float64")
-    for rate in (0.05, 0.01, 0.002):
-        inference.run(x=nd(x[:, None]), learning_rate=rate, max_iter=40)
+    for rate in (0.05, 0.01):
+        inference.run(x=nd(x[:, None]), learning_rate=rate, max_iter=30)
     w, w_variance, _, z_variance = independent_optimum(x)
     mean, cov = learned(inference, posterior, model.w)
     assert_close(mean, [w], rtol=0, atol=0.1)
@@ -555,7 +554,7 @@ def correlated_pair(dtype="float64"):
 def initialised(model, posterior, observed, values, dtype="float64", num_samples=2):
     """An inference with given parameters of the joint Gaussian."""
     algorithm = StochasticVariationalInference(num_samples, model, posterior, observed)
-    inference = GradBasedInference(algorithm, dtype=dtype)
+    inference = GradBasedInference(algorithm, grad_loop=BatchLoop(), dtype=dtype)
     inference.initialize(**{v.name: v.shape for v in observed})
     for name, value in values.items():
         inference.params[getattr(posterior.joint_0.factor, name)] = nd(value, dtype)
@@ -581,11 +580,16 @@ def test_predictions_keep_the_correlation(dtype, rng):
         assert_close(moments, [[1.0, -0.8], [-0.8, 0.8]], rtol=0.1)
         assert np.var(x - total) == pytest.approx(0.01, rel=0.1)
         assert np.var(total) < 0.8 * (np.var(a) + np.var(b))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", NotCompiledWarning)
-        loop = CompiledLoop()
-        again = GradBasedInference(inference.inference_algorithm, grad_loop=loop, dtype=dtype)
-        assert np.isfinite(again.run(x=nd([0.5], dtype), max_iter=5).loss).all()
+    again = inference.run(x=nd([0.5], dtype), max_iter=5)  # predictions leave the inference as it was
+    assert np.isfinite(again.loss).all()
+
+
+def test_functions_of_joint_draws_can_be_compiled(rng):
+    """The host evaluates them sample by sample; the samples share their parts of the joint variable."""
+    model = correlated_pair()
+    posterior = create_Gaussian_fullrank(model, [model.x])
+    inference = infer(model, [model.x], posterior, 2, max_iter=5, x=nd([0.5]))
+    assert inference._grad_loop.record.compiled
 
 
 def test_predictions_at_new_predictors(rng):

@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python in the README runs, from top to bottom."""
+"""The Python in the README and in the guide runs, from top to bottom."""
 
 import re
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# How many blocks of code there are, and what they print.
+DOCUMENTS = {
+    "README.md": (4, ["NDArray 3x3", "compiled", "covariance[2, 1]"]),
+    "docs/inference.md": (6, ["compiled", "covariance[2, 1]", "Log evidence", "max_iter"]),
+}
 
 
-def test_the_code_of_the_readme_runs(capsys):
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) == 3
-    exec(compile("\n".join(blocks), str(README), "exec"), {})
-    assert "NDArray 3x3" in capsys.readouterr().out
+@pytest.mark.filterwarnings("ignore:.*csr_matrix:DeprecationWarning")  # MXNet's, where ArviZ looks at arrays
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_the_code_of_a_document_runs(name, capsys):
+    count, printed = DOCUMENTS[name]
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.DOTALL)
+    assert len(blocks) == count
+    exec(compile("\n".join(blocks), name, "exec"), {})
+    out = capsys.readouterr().out
+    assert all(text in out for text in printed), out

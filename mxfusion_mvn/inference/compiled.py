@@ -211,8 +211,8 @@ class CompiledStepper(ImperativeStepper):
 
 def _levels_to_the_caller():
     """How many calls lie between the caller of this function and the line of the user that called the host's `run`."""
-    frame, levels = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("mxfusion", "mxfusion_mvn"):
+    frame, levels, inside = sys._getframe(1), 1, ("mxfusion", "mxfusion_mvn")
+    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in inside:
         frame, levels = frame.f_back, levels + 1
     return levels
 

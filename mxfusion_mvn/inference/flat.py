@@ -27,6 +27,9 @@ _ELEMENTWISE = (
     optimizer.Signum,
 )
 
+# What MXNet's operator assumes: each option that is left out need not be read in each step.
+_ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "wd": 0.0}
+
 
 def can_be_flat(parameters, positions, rule):
     """
@@ -151,10 +154,10 @@ class FlatParameters:
 
     def _prepared_adam(self, rule):
         """The arithmetic of ``mxnet.optimizer.Adam.update``, with all but the learning rate converted once."""
-        wd = rule._get_wd(0)
-        constants = {"lr": 0.0, "beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon, "wd": wd}
+        constants = {"beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon, "wd": rule._get_wd(0)}
+        constants = {name: value for name, value in constants.items() if value != _ADAM[name]}
         arrays = [self.values, self.gradients, *self._updater.states[0]]
-        call = OperatorCall("adam_update", arrays, self.values, constants)
+        call = OperatorCall("adam_update", arrays, self.values, {"lr": 0.0, **constants})
         scale, counts = self._learning_rate_scale(), rule._index_update_count
 
         def update(learning_rate):

@@ -9,6 +9,7 @@ drew, so that a graph can be run with fresh noise or with the noise of the trace
 import ctypes
 import functools
 import hashlib
+import inspect
 from typing import List, NamedTuple, Tuple
 
 import mxnet as mx
@@ -165,6 +166,21 @@ def is_random_operator(name):
     return name.startswith(_RANDOM)
 
 
+def invoke(function, handle, arrays, attributes):
+    """
+    Call an operator imperatively.
+
+    :param function: ``mxnet.ndarray.register._imperative_invoke``, or what it was before it was replaced.
+    :param handle: address of the operator, an int.
+    :param arrays: list of NDArrays.
+    :param attributes: dict from name to string.
+    :returns: NDArray.
+    """
+    # Whether it is an operator of mx.np; in newer versions also whether it returns a list.
+    flags = [False] * (len(inspect.signature(function).parameters) - 5)
+    return function(handle, arrays, list(attributes), list(attributes.values()), None, *flags)
+
+
 @functools.lru_cache(maxsize=None)
 def operator_handle(name):
     """
@@ -222,19 +238,19 @@ class SymbolBuilder:
         The Symbol.
 
         :param graph: a :class:`Graph`.
-        :returns: Symbol with the objective as first output, the loss as second where they differ, then whatever keeps
-            the random operators in their order.
+        :returns: Symbol whose last output is the loss; before it come the objective, if it is not the same, and
+            whatever keeps the random operators in their order.
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
-        heads = [self._entry(graph.objective)]
+        heads = [mx.sym.make_loss(self._entry(graph.objective))]
         if graph.loss != graph.objective:
             heads.append(mx.sym.BlockGrad(self._entry(graph.loss)))
-        if not self.fixed_noise and not _keeps_order(graph):
-            # Outputs come first to last: MXNet runs the operators behind the first output first.
-            draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
-            return mx.sym.Group(draws + heads), len(draws)
-        return mx.sym.Group(heads), 0
+        if self.fixed_noise or _keeps_order(graph):
+            return mx.sym.Group(heads)
+        # MXNet runs the operators behind the first output first.
+        draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
+        return mx.sym.Group(draws + heads)
 
     def _entry(self, entry):
         node, index = entry

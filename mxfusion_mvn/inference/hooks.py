@@ -6,7 +6,7 @@ Each hook obeys the thread of the trace only, calls what it replaces, and notes 
 
 from contextlib import ExitStack, contextmanager
 
-from mxfusion_mvn.inference.graph import is_random_operator, operator_info
+from mxfusion_mvn.inference.graph import invoke, is_random_operator, operator_info
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -51,19 +51,19 @@ def _replaced(owner, name, hook):
 
 
 def _traced_operator(trace):
-    invoke = register._imperative_invoke
+    call = register._imperative_invoke
 
-    def hook(handle, arrays, keys, values, out, is_np_op, output_is_list):
+    def hook(handle, arrays, keys, values, out, is_np_op, *flags):
         if not trace.is_listening():
-            return invoke(handle, arrays, keys, values, out, is_np_op, output_is_list)
+            return call(handle, arrays, keys, values, out, is_np_op, *flags)
         name = operator_info(handle)[0]
         attributes = {key: str(value) for key, value in zip(keys, values)}
         if is_np_op or any(isinstance(array, BaseSparseNDArray) for array in arrays):
             trace.give_up(f"`{name}` works on sparse or mx.np arrays")
         if name == "Dropout" and out is None and autograd.is_training():
-            return _traced_dropout(trace, invoke, handle, arrays, attributes)
+            return _traced_dropout(trace, call, handle, arrays, attributes)
         inputs = arrays if out is None else _before_writing(trace, arrays, out)
-        result = invoke(handle, arrays, keys, values, out, is_np_op, output_is_list)
+        result = call(handle, arrays, keys, values, out, is_np_op, *flags)
         outputs = list(result) if isinstance(result, (list, tuple)) else [result]
         name, attributes = _replayable(trace, name, attributes, inputs, outputs)
         noise = outputs if is_random_operator(name) else None
@@ -80,12 +80,11 @@ def _before_writing(trace, inputs, out):
         return [array.copy() if array.handle.value in written and not trace.holds(array) else array for array in inputs]
 
 
-def _traced_dropout(trace, invoke, handle, arrays, attributes):
+def _traced_dropout(trace, call, handle, arrays, attributes):
     """Dropout of ones draws the mask, from the same random numbers; the product is what Dropout gives."""
-    keys, values = list(attributes), list(attributes.values())
     with trace.deaf():
         with autograd.pause(train_mode=True):
-            mask = invoke(handle, [mx.nd.ones_like(arrays[0])], keys, values, None, False, False)
+            mask = invoke(call, handle, [mx.nd.ones_like(arrays[0])], attributes)
         result = mx.nd.elemwise_mul(arrays[0], mask)
     trace.note("Dropout", arrays, attributes, [result], noise=[mask])
     return result

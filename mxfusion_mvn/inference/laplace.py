@@ -218,7 +218,8 @@ class LaplaceApproximation:
         if self.rank < len(self.mean):
             held = _HELD * np.minimum(scale, np.maximum(1, np.abs(self.mean[index])))
             given = {"factor": _parameter(root / held[:, None])} if self.rank else {}
-            return TransformedGaussian(mean, _deviations(held), dtype=dtype, **given)
+            deviations = np.sqrt(np.square(held) + np.square(root).sum(axis=1))
+            return TransformedGaussian(mean, _deviations(deviations), dtype=dtype, **given)
         factor = np.linalg.cholesky((root @ root.T) / np.outer(scale, scale))
         deviations = np.diag(factor)
         below = (factor / deviations[:, None])[np.tril_indices(len(index), -1)]

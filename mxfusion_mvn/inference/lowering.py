@@ -23,6 +23,8 @@ _ELEMENTWISE = {
 # How many numbers make it worth while; measured.
 _MANY = 128
 _FEW = 6
+_SMALL_LAYER = 50000
+_LARGE_MATRIX = 1024
 _FEW_USES = 6
 
 
@@ -171,4 +173,29 @@ def with_few_uses(graph):
     return live_graph(nodes, graph.loss, graph.objective)
 
 
-LOWERING = (_equal_shapes, _broadcast, _sum, _addition, _reshape, _function, evaluated)
+def _dense(rewriter, node):
+    """MKLDNN takes longer to set up a small layer than to compute it."""
+    if node.operator != "FullyConnected" or len(node.inputs) != 3 or dtype_of((node, 0)) != "float32":
+        return None
+    data, weight, bias = node.inputs
+    units, features = shape_of(weight)
+    rows = size_of(data) // features
+    if rows * units * features > _SMALL_LAYER:
+        return None
+    rows_of_data = rewriter.reshaped(data, (rows, features))
+    product = rewriter.call("dot", [rows_of_data, weight], (rows, units), {"transpose_b": True})
+    spread = rewriter.broadcast(rewriter.reshaped(bias, (1, units)), (rows, units))
+    return rewriter.reshaped(rewriter.call("broadcast_add", [product, spread], (rows, units)), node.shapes[0])
+
+
+def _product(rewriter, node):
+    """A general product is faster than half of a symmetric one and a copy of it."""
+    if node.operator != "_linalg_syrk" or size_of((node, 0)) < _LARGE_MATRIX:
+        return None
+    is_transposed = node.attributes.get("transpose", "False") in ("True", "1")
+    attributes = {"alpha": node.attributes.get("alpha", "1.0"), "transpose_a": is_transposed}
+    attributes["transpose_b"] = not is_transposed
+    return rewriter.call("_linalg_gemm2", node.inputs * 2, node.shapes[0], attributes)
+
+
+LOWERING = (_product, _dense, _equal_shapes, _broadcast, _sum, _addition, _reshape, _function, evaluated)

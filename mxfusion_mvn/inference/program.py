@@ -31,7 +31,7 @@ class Program:
 
     def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False):
         builder = SymbolBuilder(fixed_noise)
-        symbol, position = builder.build(graph)
+        symbol = builder.build(graph)
         names = {name: leaf.key for name, leaf in builder.leaves.items() if _is_parameter(leaf)}
         arrays = {name: getattr(leaf, "array", leaf) for name, leaf in builder.leaves.items()}
         arrays.update({name: parameters[key] for name, key in names.items()})
@@ -43,9 +43,7 @@ class Program:
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.losses = Losses(self.loss)
-        heads = [_head(index == position, output) for index, output in enumerate(self.executor.outputs)]
-        self._arguments = self.executor.handle, mx_uint(len(heads)), c_handle_array(heads), ctypes.c_int(1)
-        self._kept = heads
+        self._arguments = self.executor.handle, mx_uint(0), c_handle_array([]), ctypes.c_int(1)
 
     def run(self):
         """Push one forward and one backward pass, without waiting for them."""
@@ -187,7 +185,3 @@ def _binding_options():
 
 def _is_parameter(leaf):
     return isinstance(leaf, Node) and leaf.operator == PARAMETER
-
-
-def _head(is_objective, output):
-    return (mx.nd.ones_like if is_objective else mx.nd.zeros_like)(output)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Making a new graph out of a traced one, node by node, under a set of rules."""
 
-from mxfusion_mvn.inference.graph import CONSTANT, PARAMETER, Node, leaf, live_graph, operator_handle
+import hashlib
+
+from mxfusion_mvn.inference.graph import CONSTANT, PARAMETER, Node, invoke, leaf, live_graph, operator_handle
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -127,16 +129,17 @@ class Rewriter:
         attributes = {name: str(value) for name, value in dict(attributes).items()}
         return self.add(Node(operator, inputs, attributes, [tuple(shape)], [dtype or dtype_of(inputs[0]).type]))
 
-    def constant(self, values, dtype):
+    def constant(self, values, dtype, node=None):
         """
-        Make a constant.
+        Make a constant, or find one of the same numbers.
 
         :param values: NumPy array.
         :param dtype: its dtype.
+        :param node: the leaf to use if there is none.
         :returns: an entry.
         """
-        key = CONSTANT, values.shape, np.dtype(dtype), values.tobytes()
-        return self._leaf(key, lambda: mx.nd.array(values, dtype=dtype, ctx=self._ctx))
+        key = CONSTANT, values.shape, np.dtype(dtype), hashlib.blake2b(values.tobytes()).digest()
+        return self._leaf(key, lambda: node or leaf(CONSTANT, mx.nd.array(values, dtype=dtype, ctx=self._ctx)))
 
     def ones(self, shape, like):
         """
@@ -147,11 +150,11 @@ class Rewriter:
         :returns: an entry.
         """
         key = "ones", shape, dtype_of(like)
-        return self._leaf(key, lambda: mx.nd.ones(shape, dtype=dtype_of(like), ctx=self._ctx))
+        return self._leaf(key, lambda: leaf(CONSTANT, mx.nd.ones(shape, dtype=dtype_of(like), ctx=self._ctx)))
 
     def _leaf(self, key, create):
         if key not in self._known:
-            self._known[key] = leaf(CONSTANT, create())
+            self._known[key] = create()
             self.nodes.append(self._known[key])
         return self._known[key], 0
 
@@ -203,9 +206,8 @@ def evaluated(rewriter, node):
     constants = [entry[0].array for entry in node.inputs if is_operator(entry, CONSTANT)]
     if node.is_random or not constants or len(constants) < len(node.inputs) or len(node.shapes) > 1:
         return None
-    keys, values = list(node.attributes), list(node.attributes.values())
     with autograd.pause():
-        array = register._imperative_invoke(operator_handle(node.operator), constants, keys, values, None, False, False)
+        array = invoke(register._imperative_invoke, operator_handle(node.operator), constants, node.attributes)
     return rewriter.add(leaf(CONSTANT, array))
 
 

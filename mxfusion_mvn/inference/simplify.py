@@ -8,7 +8,9 @@ operators of MXNet that are slow give way to fast ones (``lowering``).
 
 from mxfusion_mvn.inference.graph import CONSTANT
 from mxfusion_mvn.inference.lowering import LOWERING, with_few_uses
+from mxfusion_mvn.inference.matrices import factor_once, solve_together
 from mxfusion_mvn.inference.rewriter import Rewriter, dtype_of, evaluated, is_operator, shape_of, size_of
+from mxfusion_mvn.inference.splits import with_splits
 from mxfusion_mvn.inference.sums import summed
 
 import numpy as np
@@ -55,23 +57,22 @@ def simplify(graph):
     ctx = next(node for node in graph.nodes if node.is_leaf).array.context
     rewriter = Rewriter(_RULES, ctx)
     loss, objective = rewriter.rewrite(graph)
-    simple = rewriter.graph(summed(rewriter, loss), summed(rewriter, objective))
+    simple = with_splits(rewriter.graph(summed(rewriter, loss), summed(rewriter, objective)))
     rewriter = Rewriter(LOWERING, ctx)
     return with_few_uses(rewriter.graph(*rewriter.rewrite(simple)))
 
 
 def _constant(rewriter, node):
-    """A constant that repeats itself along an axis is a smaller one, broadcast."""
-    if node.operator != CONSTANT or not 1 < size_of((node, 0)) <= _LARGE or np.dtype(node.dtypes[0]).kind != "f":
+    """A constant that repeats itself along an axis is a smaller one, broadcast; equal constants are one."""
+    if node.operator != CONSTANT or size_of((node, 0)) > _LARGE or np.dtype(node.dtypes[0]).kind != "f":
         return None
     values = small = node.array.asnumpy()
     for axis in range(values.ndim):
         first = small.take([0], axis=axis)
         if small.shape[axis] > 1 and (small == first).all():
             small = first
-    if small.size == values.size:
-        return None
-    return rewriter.broadcast(rewriter.constant(small, values.dtype), values.shape)
+    constant = rewriter.constant(small, values.dtype, node if small.size == values.size else None)
+    return rewriter.broadcast(constant, values.shape)
 
 
 def _reshape(rewriter, node):
@@ -134,17 +135,21 @@ def _before_broadcast(entry):
 def _unary(rewriter, node):
     if node.operator == "_power_scalar" and float(node.attributes["scalar"]) == 2:
         return rewriter.call("square", node.inputs, node.shapes[0])
-    if node.operator not in _UNARY or not is_operator(node.inputs[0], "broadcast_to"):
+    if node.operator not in _UNARY or not is_operator(node.inputs[0], "broadcast_to", "Reshape"):
         return None
-    source = _before_broadcast(node.inputs[0])
-    small = rewriter.call(node.operator, [source], shape_of(source), node.attributes, node.dtypes[0])
-    return rewriter.broadcast(small, node.shapes[0])
+    source = node.inputs[0][0].inputs[0]
+    value = rewriter.call(node.operator, [source], shape_of(source), node.attributes, node.dtypes[0])
+    is_broadcast = is_operator(node.inputs[0], "broadcast_to")
+    return (rewriter.broadcast if is_broadcast else rewriter.reshaped)(value, node.shapes[0])
 
 
 def _binary(rewriter, node):
     operator = _BROADCASTING.get(node.operator, node.operator)
     if operator not in _BINARY:
         return None
+    reshaped = _before_reshape(rewriter, operator, node) or _difference(operator, node)
+    if reshaped is not None:
+        return reshaped
     sources = [_before_broadcast(entry) for entry in node.inputs]
     shape = np.broadcast_shapes(*map(shape_of, sources)) if sources != node.inputs else node.shapes[0]
     if shape != node.shapes[0]:
@@ -158,6 +163,34 @@ def _binary(rewriter, node):
     if is_plain or sources != node.inputs:
         return rewriter.call(_BINARY[operator][0] if is_plain else operator, sources, shape)
     return None
+
+
+def _before_reshape(rewriter, operator, node):
+    """A function of reshaped arrays is the reshaped function; one number goes with any shape."""
+    sources = [entry[0].inputs[0] if is_operator(entry, "Reshape") else entry for entry in node.inputs]
+    if sources == node.inputs:
+        return None
+    shapes = [shape_of(entry) for entry in sources]
+    if shapes[0] == shapes[1] and shape_of(node.inputs[0]) == shape_of(node.inputs[1]):
+        return rewriter.reshaped(rewriter.call(operator, sources, shapes[0]), node.shapes[0])
+    inputs = [
+        source if size_of(source) == 1 and len(shape_of(source)) <= len(node.shapes[0]) else entry
+        for entry, source in zip(node.inputs, sources)
+    ]
+    if inputs == node.inputs:
+        return None
+    shape = np.broadcast_shapes(*map(shape_of, inputs))
+    return rewriter.reshaped(rewriter.call(operator, inputs, shape), node.shapes[0])
+
+
+def _difference(operator, node):
+    """(a + b) - b is a."""
+    left, right = node.inputs
+    if operator != "broadcast_sub" or not is_operator(left, "broadcast_add", "elemwise_add"):
+        return None
+    others = [entry for entry in left[0].inputs if entry != right]
+    same = len(others) == 1 and shape_of(others[0]) == node.shapes[0] and shape_of(left) == node.shapes[0]
+    return others[0] if same else None
 
 
 def _with_number(rewriter, operator, sources, shape):
@@ -176,4 +209,4 @@ def _folded(rewriter, node):
     return None if node.operator == "broadcast_to" else evaluated(rewriter, node)
 
 
-_RULES = (_constant, _reshape, _copy, _broadcast, _unary, _binary, _folded)
+_RULES = (_constant, _reshape, _copy, _broadcast, _unary, _binary, factor_once, solve_together, _folded)

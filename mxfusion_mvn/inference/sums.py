@@ -10,7 +10,6 @@ so that what is broadcast is not summed at all, what is constant is summed once,
 which is much faster than MXNet's sum. The gradients are those of the sum; the loss itself is summed in another order.
 """
 
-import ast
 from typing import NamedTuple
 
 from mxfusion_mvn.inference.graph import CONSTANT
@@ -58,7 +57,7 @@ def _total(rewriter, entry):
         else:
             offset += factor * parts[1]
             stack.extend(Term(factor * part.factor, part.entry) for part in reversed(parts[0]))
-    terms = [Term(term.factor, _single(rewriter, term.entry)) for term in terms]
+    terms = [_single(rewriter, term) for term in terms]
     return _combination(rewriter, terms, offset) if terms else rewriter.constant(np.full((1,), offset), dtype)
 
 
@@ -86,7 +85,7 @@ def _scaled_parts(rewriter, node, size):
     if name == "negative":
         return [Term(-1.0, node.inputs[0])], 0.0
     if name in ("_mul_scalar", "_div_scalar", "_plus_scalar", "_minus_scalar", "_rminus_scalar"):
-        number = float(ast.literal_eval(node.attributes["scalar"]))
+        number = float(node.attributes["scalar"])
         factors = {"_mul_scalar": number, "_div_scalar": 1 / number if number else np.inf, "_rminus_scalar": -1.0}
         offsets = {"_plus_scalar": number * size, "_minus_scalar": -number * size, "_rminus_scalar": number * size}
         factor = factors.get(name, 1.0)
@@ -94,33 +93,46 @@ def _scaled_parts(rewriter, node, size):
     return None
 
 
-def _single(rewriter, entry):
-    """The sum of an array that is not linear in others, an entry of shape (1,)."""
+def _single(rewriter, term):
+    """The sum of an array that is not linear in others, a term of an entry of shape (1,)."""
+    factor, entry = term
+    if size_of(entry) == 1 and not is_operator(entry, *_DIVISIONS, *_MULTIPLICATIONS):
+        return Term(factor, rewriter.reshaped(entry, (1,)))
     if is_operator(entry, *_MULTIPLICATIONS, *_DIVISIONS, "square"):
         product = _product(rewriter, entry[0])
         if product is not None:
-            return product
-    if size_of(entry) == 1:
-        return rewriter.reshaped(entry, (1,))
-    return rewriter.call("sum", [entry], (1,))
+            return Term(factor * product.factor, product.entry)
+    return Term(factor, rewriter.call("sum", [entry], (1,)) if size_of(entry) > 1 else rewriter.reshaped(entry, (1,)))
 
 
 def _product(rewriter, node):
-    """<a, b>, and s <a, 1> and <a, 1> / s for a number s."""
+    """<a, b>, and s <a, 1> and <a, 1> / s for a number s, as a term, or None."""
     left, right = node.inputs * 2 if node.operator == "square" else node.inputs
-    if size_of((node, 0)) == 1:
-        return None
+    is_division = node.operator in _DIVISIONS
+    if size_of(left) == 1 and not is_division:
+        left, right = right, left
     if size_of(right) == 1:
-        operator = "elemwise_div" if node.operator in _DIVISIONS else "elemwise_mul"
-        return rewriter.call(operator, [_total(rewriter, left), rewriter.reshaped(right, (1,))], (1,))
-    if node.operator in _DIVISIONS:
-        return None
-    if size_of(left) == 1:
-        return rewriter.call("elemwise_mul", [_total(rewriter, right), rewriter.reshaped(left, (1,))], (1,))
-    if shape_of(left) != shape_of(right):
+        number, right = _without_factor(right)
+        factor, left = (1.0, _total(rewriter, left)) if size_of(left) > 1 else _without_factor(left)
+        shape = [rewriter.reshaped(entry, (1,)) for entry in (left, right)]
+        product = rewriter.call("elemwise_div" if is_division else "elemwise_mul", shape, (1,))
+        return Term(factor / number if is_division else factor * number, product)
+    if is_division or shape_of(left) != shape_of(right):
         return None
     flat = [rewriter.reshaped(entry, (size_of(entry),)) for entry in (left, right)]
-    return rewriter.call("dot", flat, (1,))
+    return Term(1.0, rewriter.call("dot", flat, (1,)))
+
+
+def _without_factor(entry):
+    """A number and an entry without it: c x as (c, x)."""
+    factor = 1.0
+    while is_operator(entry, "_mul_scalar", "_div_scalar", "negative", "Reshape"):
+        number = -1.0 if is_operator(entry, "negative") else float(entry[0].attributes.get("scalar", 1.0))
+        if not number or not np.isfinite(number):
+            break
+        factor = factor / number if is_operator(entry, "_div_scalar") else factor * number
+        entry = entry[0].inputs[0]
+    return factor, entry
 
 
 def _combination(rewriter, terms, offset):

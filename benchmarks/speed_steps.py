@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an evaluation and a step take: three sections of docs/speed.md."""
+
+import itertools
+
+import numpy as np
+import problems
+from contest import Contender, ratio
+from speed_setting import OURS, TRAINING, Section, case, columns, headings, threads_in_words
+
+FIXED = "ours, data fixed"
+DENSITY = (
+    Contender(OURS, "ours.py", "density", process=OURS),
+    Contender(FIXED, "ours.py", "density of fixed data", process=OURS),
+    Contender("torch", "models_pyro.py", "density"),
+    Contender("JAX", "models_numpyro.py", "density"),
+)
+# D, N, B
+SHAPES = (
+    (2, 1000, 1),
+    (10, 1000, 1),
+    (64, 1000, 1),
+    (128, 5000, 1),
+    (512, 1000, 1),
+    (1000, 1000, 1),
+    (3, 1, 1000),
+    (10, 1, 1000),
+    (64, 1, 100),
+)
+MODELS = ("mean", "mean and covariance", "regression", "sleepstudy", "neural net", "process")
+GUIDES = {"neural net": "meanfield"}
+SAMPLES = {"neural net": 5, "process": 5}
+# Of the host's own: the model, what its data are, its guide and samples.
+OF_THE_HOST = (
+    ("mean", "mean", "delta", 1),
+    ("univariate normals", "mean", "host's meanfield", 10),
+    ("Gluon net", "neural net", "host's meanfield", 5),
+    ("sparse process", "process", "delta", 1),
+)
+ROWS = (1000, 10_000, 100_000, 1_000_000)
+DIMS = (2, 10, 50, 100, 200, 500)
+
+DENSITY_TEXT = """\
+The sum of the log densities of N rows that share a mean and a D x D covariance, and its gradient for both; or of B
+rows with a mean and a covariance each. *Ours* is the program that `CompiledLoop` would run, with rows that change from
+one evaluation to the next; where *data* are *fixed*, as in training, what depends on them alone is computed once.
+torch and JAX (jitted) factor the covariance and solve with all rows."""
+
+TRAINING_TEXT = """\
+One step is the objective, its gradient and Adam. The guide of SVI is a Gaussian of full rank, of the neural net
+independent Gaussians; 10 draws a step, of the last two models 5. *NumPyro, update* calls the jitted `svi.update` from
+Python; *NumPyro, run* is the compiled loop of `svi.run`."""
+
+GROWTH_TEXT = """\
+The mean of a multivariate normal and its Cholesky factor, a parameter; SVI with one draw a step. One thread."""
+
+
+def density(bench):
+    """Log density and gradient."""
+    tables, found = [], {}
+    for dtype, threads in itertools.product(("float32", "float64"), bench.settings.threads):
+        rows = []
+        with bench.team(DENSITY, threads, dtype) as team:
+            for shape in bench.some(SHAPES, 4):
+                times = bench.race_all(team, {"data": _density_data(bench, shape, dtype)})
+                rows.append([*map(str, shape), *columns(times)])
+                found[f"{shape}, {dtype}, {threads_in_words(threads)}"] = times
+        tables.append((f"{dtype}, {threads_in_words(threads)}", ["D", "N", "B", *headings(times)], rows))
+    _claim_density(bench, found)
+    return Section("Log density and gradient", DENSITY_TEXT, tables)
+
+
+def _density_data(bench, shape, dtype):
+    dim, rows, batch = shape
+
+    def make():
+        rng = np.random.default_rng(0)
+        covariance = np.array([problems.random_covariance(rng, dim) for _ in range(batch)])
+        mean = rng.normal(size=(batch, 1, dim) if batch > 1 else (dim,))
+        x = rng.normal(size=(batch, 1, dim) if batch > 1 else (rows, dim))
+        arrays = {"mean": mean, "covariance": covariance if batch > 1 else covariance[0], "x": x}
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    return bench.data("-".join(map(str, ("density", *shape, dtype))), make)
+
+
+def _claim_density(bench, found):
+    shared = {label: times for label, times in found.items() if ", 1)," in label and not label.startswith("(2,")}
+    small = {label: times for label, times in found.items() if label.startswith("(2,")}
+    for own in (OURS, FIXED):
+        bench.claim_least(f"Log density and gradient: torch / {own}", found, "torch", own, 1.0)
+        bench.claim_least(f"The same, B = 1 and D >= 10: JAX / {own}", shared, "JAX", own, 1.0)
+        bench.claim_least(f"The same, D = 2: JAX / {own}", small, "JAX", own, 0.5)
+
+
+def training(bench):
+    """Steps of MAP and SVI on six models."""
+    tables, found = [], {}
+    for threads in bench.settings.threads:
+        rows = []
+        with bench.team(TRAINING, threads) as team:
+            for model, algorithm in itertools.product(MODELS, ("MAP", "SVI")):
+                times = bench.race_all(team, _training_case(bench, model, algorithm))
+                rows.append([f"{model}, {algorithm}", *columns(times)])
+                found[f"{model}, {algorithm}, {threads_in_words(threads)}"] = times
+        tables.append((threads_in_words(threads).capitalize(), ["model", *headings(times)], rows))
+    tables.append(_of_the_host(bench))
+    bench.claim_least("MAP and SVI: Pyro / ours", found, "Pyro", OURS, 15.0)
+    bench.claim_least("MAP and SVI: NumPyro, update / ours", found, "NumPyro, update", OURS, 1.5)
+    times = found["mean, SVI, one thread"]
+    bench.claim("Mean, SVI, one thread: ours / NumPyro, run", ratio(times, OURS, "NumPyro, run"), 2.2, below=True)
+    return Section("Steps of MAP and SVI", TRAINING_TEXT, tables)
+
+
+def _training_case(bench, model, algorithm):
+    if algorithm == "MAP":
+        return case(model, bench.problem(model), "delta", 1)
+    return case(model, bench.problem(model), GUIDES.get(model, "fullrank"), SAMPLES.get(model, 10))
+
+
+def _of_the_host(bench):
+    rows = []
+    with bench.team(TRAINING[:2]) as team:
+        for model, data, guide, samples in OF_THE_HOST:
+            times = bench.race_all(team, case(model, bench.problem(data), guide, samples))
+            rows.append([f"{model}, {'MAP' if guide == 'delta' else 'SVI'}", *columns(times)])
+            bench.claim(f"{rows[-1][0]}: host's loop / ours", ratio(times, "host's loop", OURS), 10.0)
+        mean = _training_case(bench, "mean", "SVI")
+        cases = {OURS: mean, "host's loop": {**mean, "model": "mean, host's class", "guide": "host's fullrank"}}
+        times = bench.race(team, cases)
+    rows.append(["mean, SVI; for the host with its own class", *columns(times)])
+    bench.claim("Mean, SVI: host's class and loop / ours", ratio(times, "host's loop", OURS), 20.0)
+    return "Beside the host alone, one thread", ["model", *headings(times)], rows
+
+
+def growth(bench):
+    """Seconds per step against the number of rows and of dimensions."""
+    contenders = [contender for contender in TRAINING if contender.name != "Pyro, JIT"]
+    reference = Contender("ours, N = 1000", "ours.py", "compiled")
+    tables = []
+    with bench.team([*contenders, reference]) as team:
+        for algorithm in ("MAP", "SVI"):
+            tables.append(_against_rows(bench, team, reference.name, algorithm))
+            tables.append(_against_dim(bench, team, reference.name, algorithm))
+    return Section("Cost against N and D", GROWTH_TEXT, tables)
+
+
+def _against_rows(bench, team, reference, algorithm):
+    rows = []
+    for count in bench.some(ROWS, 3):
+        cases = dict.fromkeys(team.names, _growth_case(bench, algorithm, count, 10))
+        cases[reference] = _growth_case(bench, algorithm, ROWS[0], 10)
+        times = bench.race(team, cases)
+        own = times.pop(reference)
+        rows.append([f"{count:,}", *columns(times)])
+        if count >= 10_000:
+            lead = ratio(times, "NumPyro, run", OURS)
+            bench.claim(f"{algorithm}, D = 10, N = {count:,}: NumPyro, run / ours", lead, 1.0)
+    grown = float(np.median(times[OURS] / own))
+    bench.claim(f"{algorithm}, D = 10: ours with N = {count:,} / ours with {ROWS[0]:,}", grown, 1.2, below=True)
+    return f"Against N, D = 10, {algorithm}", ["N", *headings(times)], rows
+
+
+def _against_dim(bench, team, reference, algorithm):
+    rows = []
+    for dim in bench.some(DIMS, 2):
+        names = [name for name in team.names if name != reference]
+        times = bench.race(team, dict.fromkeys(names, _growth_case(bench, algorithm, 1000, dim)))
+        rows.append([str(dim), *columns(times)])
+    return f"Against D, N = 1000, {algorithm}", ["D", *headings(times)], rows
+
+
+def _growth_case(bench, algorithm, rows, dim):
+    return case("mean and covariance", bench.gaussian(rows, dim), "delta" if algorithm == "MAP" else "fullrank", 1)

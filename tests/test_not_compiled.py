@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Objectives that a trace of one evaluation does not tell the truth about: they are not compiled, and are trained."""
+
+import threading
+
+from mxfusion_mvn.inference.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference.minibatch import CompiledMinibatchLoop
+
+import mxnet as mx
+import mxnet.ndarray.register as register
+import numpy as np
+import pytest
+from compiled_runs import DATA, assert_close_parameters, assert_falls_back, fitted, not_compiled, variational
+from host import nd
+from mxfusion import Model, Variable
+from mxfusion.components.distributions import Normal
+from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
+from mxfusion.components.functions import MXFusionFunction
+from mxfusion.components.functions.operators import broadcast_to
+from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
+from mxnet import autograd
+from mxnet.gluon import HybridBlock
+from mxnet.ndarray import NDArray
+from runs import map_inference
+
+
+def overridden(change):
+    """SVI whose loss a function changes."""
+
+    class Changed(StochasticVariationalInference):
+        def compute(self, F, variables):
+            loss = change(super().compute(F, variables)[0], variables)
+            return loss, loss
+
+    return lambda: variational(Changed)
+
+
+class NumPyGenerator(MXNetRandomGenerator):
+    """Draws that MXNet does not know of."""
+
+    @staticmethod
+    def sample_normal(loc=0, scale=1, shape=None, dtype=None, out=None, ctx=None, F=None):
+        return nd(np.random.normal(loc, scale, size=shape), dtype)
+
+
+class NumPyNoise(MXFusionFunction):
+    """A function of a model that adds noise of NumPy."""
+
+    parameters = {}
+    input_names = ["x"]
+    output_names = ["y"]
+    parameter_names = []
+
+    def eval(self, F, x):
+        return x + nd(np.random.normal(size=x.shape), "float32")
+
+
+def with_noisy_function():
+    algorithm = variational()
+    model = Model()
+    model.N = Variable()
+    model.mu = Normal.define_variable(mean=nd([0.0], "float32"), variance=nd([1.0], "float32"), shape=(1,))
+    model.noisy = NumPyNoise("noise", broadcastable=True)(model.mu)
+    model.Y = Normal.define_variable(
+        mean=broadcast_to(model.noisy, (model.N, 1)), variance=nd(np.ones((1, 1)), "float32"), shape=(model.N, 1)
+    )
+    return MAP(model, [model.Y]) if algorithm is None else MAP(model, [model.Y])
+
+
+def counting(use):
+    """A Python counter that moves with each evaluation."""
+    count = [0]
+
+    def change(loss, variables):
+        count[0] += 1
+        return use(loss, float(count[0]))
+
+    return change
+
+
+def refilled():
+    """An array that Python fills anew for each evaluation."""
+    buffer = nd([0.0], "float32")
+
+    def change(loss, variables):
+        buffer[:] = np.random.normal(size=1)
+        return loss * buffer
+
+    return change
+
+
+def seeded(loss, variables):
+    mx.random.seed(3)
+    return loss
+
+
+def changed_after_use(loss, variables):
+    array = nd([2.0], "float32")
+    loss = loss * array
+    with autograd.pause():
+        array[:] = 7
+    return loss
+
+
+class Doubled(autograd.Function):
+    """An operator written in Python."""
+
+    def forward(self, x):
+        return x * 2
+
+    def backward(self, gradient):
+        return gradient * 2
+
+
+TREACHEROUS = {
+    "numpy draws": ("changes from one evaluation to the next", lambda: variational(rand_gen=NumPyGenerator())),
+    "numpy noise in a function": ("changes from one evaluation to the next", with_noisy_function),
+    "counter as a number": ("`scalar` of operator", lambda: overridden(counting(lambda loss, n: loss * n))()),
+    "counter as an array": (
+        "changes from one evaluation",
+        lambda: overridden(counting(lambda loss, n: loss * nd([n], "float32")))(),
+    ),
+    "counter in a branch": (
+        "operators in one evaluation",
+        lambda: overridden(counting(lambda loss, n: loss if n > 1 else loss.sin().exp()))(),
+    ),
+    "array filled by Python": ("changes from one evaluation", lambda: overridden(refilled())()),
+    "value read": ("reads the value", overridden(lambda loss, variables: loss * float(loss.asscalar() > 0) + loss)),
+    "value read through NumPy": (
+        "reads the value",
+        overridden(lambda loss, variables: loss * nd(loss.asnumpy(), "float32")),
+    ),
+    "own gradient": (
+        "attaches a gradient",
+        overridden(lambda loss, variables: (loss * 1.5).attach_grad() or loss),
+    ),
+    "seeded draws": ("seeds the random streams", overridden(seeded)),
+    "constant changed in place": ("changed in place", overridden(changed_after_use)),
+    "autograd.Function": ("`Doubled` is an autograd.Function", overridden(lambda loss, variables: Doubled()(loss))),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TREACHEROUS))
+def test_treacherous_objectives_are_not_compiled(name):
+    assert_falls_back(*TREACHEROUS[name])
+
+
+def test_no_parameter_to_train():
+    inference = GradBasedInference(variational(), grad_loop=CompiledLoop())
+    inference.initialize(Y=DATA.shape)
+    inference.params.fix_all()
+    with not_compiled("no parameter is trained"), pytest.raises(mx.base.MXNetError):
+        inference.run(Y=nd(DATA, "float32"), max_iter=5)
+
+
+def test_a_gradient_that_is_added_up():
+    inference = GradBasedInference(variational(), grad_loop=CompiledLoop())
+    inference.initialize(Y=DATA.shape)
+    next(iter(inference.params.param_dict.values())).grad_req = "add"
+    with not_compiled("a sparse or added gradient"):
+        inference.run(Y=nd(DATA, "float32"), max_iter=5)
+
+
+def test_errors_of_the_objective_are_raised_and_leave_no_hooks():
+    def fail(loss, variables):
+        raise ValueError("mine")
+
+    before = register._imperative_invoke, NDArray.reshape, NDArray.asnumpy, HybridBlock._call_cached_op
+    with pytest.raises(ValueError, match="mine"):
+        fitted(CompiledLoop(), overridden(fail)())
+    assert (register._imperative_invoke, NDArray.reshape, NDArray.asnumpy, HybridBlock._call_cached_op) == before
+
+
+def test_other_threads_are_not_traced():
+    def compute_elsewhere(loss, variables):
+        thread = threading.Thread(target=lambda: results.append((nd([2.0], "float32") * 3).asscalar()))
+        thread.start()
+        thread.join()
+        return loss
+
+    results = []
+    compiled = fitted(CompiledLoop(), overridden(compute_elsewhere)(), max_iter=10)
+    assert compiled.record.compiled
+    assert results[:2] == [6.0, 6.0]
+    assert_close_parameters(compiled, fitted(BatchLoop(), max_iter=10), 1e-6)
+
+
+def test_two_threads_train_at_once():
+    """Without draws, which the threads would take from each other: MAP."""
+    expected = [map_inference(BatchLoop()) for _ in range(2)]
+    compiled = [map_inference(CompiledLoop()) for _ in range(2)]
+    data = [nd(np.random.RandomState(seed).normal(size=(20, 3)), "float32") for seed in range(2)]
+    threads = [
+        threading.Thread(target=lambda i=i: compiled[i].run(X=data[i], max_iter=30, learning_rate=0.01))
+        for i in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(2):
+        expected[i].run(X=data[i], max_iter=30, learning_rate=0.01)
+        assert compiled[i]._grad_loop.record.compiled
+        assert_close_parameters(compiled[i], expected[i], 1e-6)
+
+
+def test_minibatches_of_what_cannot_be_compiled():
+    reason, create = TREACHEROUS["numpy draws"]
+    with not_compiled(reason):
+        compiled = fitted(CompiledMinibatchLoop(10), create(), max_iter=4)
+    assert_close_parameters(compiled, fitted(MinibatchLoop(10), create(), max_iter=4), 0)
