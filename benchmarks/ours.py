@@ -7,7 +7,7 @@ The model, the posterior and the optimizer are the same in both; so is what is r
 import time
 
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.inference.evaluation import Evaluations
+from mxfusion_mvn.inference.compiler.evaluation import Evaluations
 from mxfusion_mvn.summed import total_log_pdf
 from mxfusion_mvn.transformations import PositiveDefinite
 

@@ -6,8 +6,8 @@ import warnings
 from pathlib import Path
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.compiled import CompiledLoop, NotCompiledWarning
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx

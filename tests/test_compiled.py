@@ -3,8 +3,8 @@
 
 import warnings
 
-from mxfusion_mvn.inference.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
 import numpy as np

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled minibatch loop: batches and parameters are those of the loop that does not compile."""
 
-from mxfusion_mvn.inference.loops import MinibatchLoop
-from mxfusion_mvn.inference.minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
 
 import numpy as np
 import pytest

@@ -3,7 +3,7 @@
 
 import warnings
 
-from mxfusion_mvn.inference.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
 
 import mxnet as mx
 import numpy as np

@@ -5,7 +5,7 @@ from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import create_Gaussian_fullrank
 from mxfusion_mvn.inference._host_draws import draw
 from mxfusion_mvn.inference.draws import FinishedInference
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxfusion.inference as host_inference
 import mxnet as mx

@@ -7,7 +7,7 @@ import warnings
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank
 from mxfusion_mvn.inference.inference_data import to_arviz
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import matplotlib
 import mxnet as mx

@@ -7,7 +7,7 @@ import warnings
 from mxfusion_mvn import GaussianMixture, InverseWishart, MultivariateNormal
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import MAP, LaplaceApproximation, SingularHessianWarning
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.unconstrained import independent_groups
 from mxfusion_mvn.transformations import Positive
 

@@ -3,9 +3,9 @@
 
 import threading
 
-from mxfusion_mvn.inference.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops import BatchLoop, MinibatchLoop
-from mxfusion_mvn.inference.minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 
 import mxnet as mx
 import mxnet.ndarray.register as register

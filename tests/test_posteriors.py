@@ -7,8 +7,8 @@ from mxfusion_mvn import InverseWishart, LKJCholesky, MultivariateNormal, Wishar
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import create_Gaussian_fullrank, create_Gaussian_lowrank, create_Gaussian_meanfield
 from mxfusion_mvn.inference._laws import TransformedGaussian
-from mxfusion_mvn.inference.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import PositiveDefinite
 

@@ -5,7 +5,7 @@ import re
 
 from mxfusion_mvn import MultivariateNormal, OnFailure
 from mxfusion_mvn.inference import create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
 import numpy as np

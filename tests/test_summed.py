@@ -14,8 +14,8 @@ from mxfusion_mvn import (
     surrogate,
 )
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference.graph import CONSTANT, DATA, PARAMETER, leaf
-from mxfusion_mvn.inference.tracing import tracing
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
+from mxfusion_mvn.inference.compiler.tracing import tracing
 from mxfusion_mvn.summed import is_summed, summed_log_pdf
 
 import mxnet as mx
@@ -485,8 +485,8 @@ def test_rows_that_change_are_never_copied_for_samples(rng):
 
 def test_compiled_run_is_the_run_by_rows(rng):
     from mxfusion_mvn.inference import MAP
-    from mxfusion_mvn.inference.compiled import CompiledLoop
-    from mxfusion_mvn.inference.loops import BatchLoop
+    from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+    from mxfusion_mvn.inference.loops.imperative import BatchLoop
     from mxfusion_mvn.transformations import PositiveDefinite
 
     data = nd(2 + rng.normal(size=(40, 3)), "float32")

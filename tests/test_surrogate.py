@@ -2,9 +2,9 @@
 """The array-level total with its gradients in closed form: values, gradients, executors, and what is refused."""
 
 from mxfusion_mvn import surrogate
-from mxfusion_mvn.inference.graph import DATA, PARAMETER, leaf
-from mxfusion_mvn.inference.program import Program
-from mxfusion_mvn.inference.tracing import tracing
+from mxfusion_mvn.inference.compiler.graph import DATA, PARAMETER, leaf
+from mxfusion_mvn.inference.compiler.program import Program
+from mxfusion_mvn.inference.compiler.tracing import tracing
 from mxfusion_mvn.summed import summed_log_pdf, total_log_pdf
 
 import mxnet as mx

@@ -4,20 +4,20 @@
 Everything here enters by the host's seams: its ``GradBasedInference`` and ``StochasticVariationalInference`` run it.
 """
 
-from mxfusion_mvn.inference.compiled import CompiledLoop, NotCompiledWarning
 from mxfusion_mvn.inference.files import load, save
 from mxfusion_mvn.inference.inference_data import to_arviz
 from mxfusion_mvn.inference.laplace import LaplaceApproximation, SingularHessianWarning
-from mxfusion_mvn.inference.loops import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference.loops.record import Plateau, RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.map import MAP
-from mxfusion_mvn.inference.minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.posteriors import (
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
     unconstrained_gaussian,
 )
-from mxfusion_mvn.inference.record import Plateau, RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.summaries import summary
 from mxfusion_mvn.inference.supports import register_support, support_of
 

@@ -17,7 +17,7 @@ from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
 from mxfusion_mvn.inference.draws import FinishedInference
-from mxfusion_mvn.inference.loops import BatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.posteriors import set_block
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.unconstrained import UnconstrainedDensity, independent_groups

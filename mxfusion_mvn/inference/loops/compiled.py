@@ -4,11 +4,11 @@
 import sys
 import warnings
 
-from mxfusion_mvn.inference.evaluation import Evaluations
-from mxfusion_mvn.inference.explain import explain
-from mxfusion_mvn.inference.flat import FlatParameters, can_be_flat
-from mxfusion_mvn.inference.loops import BatchLoop
-from mxfusion_mvn.inference.steppers import ImperativeStepper
+from mxfusion_mvn.inference.compiler.evaluation import Evaluations
+from mxfusion_mvn.inference.compiler.explain import explain
+from mxfusion_mvn.inference.compiler.flat import FlatParameters, can_be_flat
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
 
 from mxfusion.common.exceptions import InferenceError
 
@@ -46,9 +46,9 @@ class CompiledLoop(Explained, BatchLoop):
     changed between runs, not within one.
 
     Where the objective cannot be compiled, or a comparison leaves any doubt, the loop goes on as a
-    :class:`~mxfusion_mvn.inference.loops.BatchLoop`, warns once, and says why in ``record.fallback_reason``.
+    :class:`~mxfusion_mvn.inference.BatchLoop`, warns once, and says why in ``record.fallback_reason``.
 
-    :param options: see :class:`~mxfusion_mvn.inference.loops.TrainingLoop`.
+    :param options: see :class:`~mxfusion_mvn.inference.loops.imperative.TrainingLoop`.
     """
 
     def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):

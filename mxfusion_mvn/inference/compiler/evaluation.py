@@ -12,10 +12,10 @@ what Python does in an evaluation is done no more often. They are traced. The pr
 
 from typing import List, NamedTuple
 
-from mxfusion_mvn.inference.graph import CONSTANT, DATA, PARAMETER, Graph, difference, digest, leaf
-from mxfusion_mvn.inference.program import Program
-from mxfusion_mvn.inference.simplify import simplify
-from mxfusion_mvn.inference.tracing import tracing
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, Graph, difference, digest, leaf
+from mxfusion_mvn.inference.compiler.program import Program
+from mxfusion_mvn.inference.compiler.simplify import simplify
+from mxfusion_mvn.inference.compiler.tracing import tracing
 from mxfusion_mvn.summed import summed_log_pdf
 
 import mxnet as mx
@@ -85,7 +85,8 @@ class Evaluations:
         The program, on the arrays of the parameters as they are now.
 
         :param learned: dict from uuid to Parameter: those that need gradients.
-        :returns: :class:`~mxfusion_mvn.inference.program.Program`, None if it cannot be made; ``reason`` says why.
+        :returns: :class:`~mxfusion_mvn.inference.compiler.program.Program`, None if it cannot be made; ``reason`` says
+            why.
         """
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
         gradients = {uuid: parameter.grad() for uuid, parameter in learned.items()}

@@ -7,8 +7,8 @@ The host's Parameters become views of the array while it lasts, and get their ow
 import copy
 import math
 
-from mxfusion_mvn.inference.optimizers import copy_state, restore_state
-from mxfusion_mvn.inference.program import OperatorCall
+from mxfusion_mvn.inference.compiler.program import OperatorCall
+from mxfusion_mvn.inference.loops.optimizers import copy_state, restore_state
 
 import mxnet as mx
 from mxnet import autograd, optimizer

@@ -8,7 +8,7 @@ import ctypes
 import os
 from contextlib import contextmanager
 
-from mxfusion_mvn.inference.graph import PARAMETER, Node, SymbolBuilder, operator_handle
+from mxfusion_mvn.inference.compiler.graph import PARAMETER, Node, SymbolBuilder, operator_handle
 
 import mxnet as mx
 import numpy as np
@@ -19,7 +19,7 @@ class Program:
     """
     The loss and the gradients of a graph.
 
-    :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
     :param parameters: dict from the name of a parameter to the NDArray that holds it.
     :param gradients: dict from the name of a parameter to the NDArray that receives its gradient.
     :param ctx: MXNet context.

@@ -15,8 +15,8 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 
-from mxfusion_mvn.inference.graph import CONSTANT, DATA, PARAMETER, STATE, Node, leaf, live_graph
-from mxfusion_mvn.inference.hooks import hooked
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Node, leaf, live_graph
+from mxfusion_mvn.inference.compiler.hooks import hooked
 
 import numpy as np
 from mxnet import autograd
@@ -46,7 +46,7 @@ class Trace:
     """
     What one evaluation did.
 
-    :param leaves: list of parameter and data leaves, see :func:`~mxfusion_mvn.inference.graph.leaf`.
+    :param leaves: list of parameter and data leaves, see :func:`~mxfusion_mvn.inference.compiler.graph.leaf`.
 
     ``reason`` says why the trace is of no use, None if it is sound; ``folded`` counts, by operator, the calls that were
     evaluated once and for all.
@@ -67,7 +67,7 @@ class Trace:
 
         :param loss: NDArray, as the evaluation returned it.
         :param objective: NDArray.
-        :returns: a :class:`~mxfusion_mvn.inference.graph.Graph`, None if there is none; ``reason`` says why.
+        :returns: a :class:`~mxfusion_mvn.inference.compiler.graph.Graph`, None if there is none; ``reason`` says why.
         """
         if self.reason is None and not self.holds(objective):
             self.give_up("the objective depends on no parameter that is trained")

@@ -6,7 +6,7 @@ Each hook obeys the thread of the trace only, calls what it replaces, and notes 
 
 from contextlib import ExitStack, contextmanager
 
-from mxfusion_mvn.inference.graph import invoke, is_random_operator, operator_info
+from mxfusion_mvn.inference.compiler.graph import invoke, is_random_operator, operator_info
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -26,7 +26,7 @@ def hooked(trace):
     """
     For the span of a ``with`` block, have a trace note what its thread computes.
 
-    :param trace: :class:`~mxfusion_mvn.inference.tracing.Trace`.
+    :param trace: :class:`~mxfusion_mvn.inference.compiler.tracing.Trace`.
     """
     with ExitStack() as hooks:
         hooks.enter_context(_replaced(register, "_imperative_invoke", _traced_operator(trace)))

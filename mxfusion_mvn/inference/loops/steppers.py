@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes the steps of a run, by the protocol in :mod:`mxfusion_mvn.inference.training`: as the host makes them."""
+"""What makes the steps of a run, as the host makes them; :mod:`~mxfusion_mvn.inference.loops.training` says more."""
 
 from abc import ABC, abstractmethod
 
-from mxfusion_mvn.inference.optimizers import copy_state, restore_state
+from mxfusion_mvn.inference.loops.optimizers import copy_state, restore_state
 
 import mxnet as mx
 from mxnet import autograd
@@ -112,7 +112,7 @@ class MinibatchStepper(ImperativeStepper):
     Steps of which each sees some rows of the data.
 
     :param infr_executor: the host's ObjectiveBlock.
-    :param subsample: a :class:`~mxfusion_mvn.inference.batches.Subsample`.
+    :param subsample: a :class:`~mxfusion_mvn.inference.loops.batches.Subsample`.
     :param param_dict: the host's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A minibatch loop that compiles the objective: one program for each size of batch, which the rows are copied into."""
 
-from mxfusion_mvn.inference.compiled import CompiledStepper, Explained
-from mxfusion_mvn.inference.loops import MinibatchLoop
-from mxfusion_mvn.inference.steppers import MinibatchStepper
+from mxfusion_mvn.inference.loops.compiled import CompiledStepper, Explained
+from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
+from mxfusion_mvn.inference.loops.steppers import MinibatchStepper
 
 import mxnet as mx
 
@@ -12,13 +12,13 @@ class CompiledMinibatchLoop(Explained, MinibatchLoop):
     """
     Each iteration sees a batch of rows, and is made by a compiled program.
 
-    Batches and scalings are those of :class:`~mxfusion_mvn.inference.loops.MinibatchLoop`, compilation and what happens
-    where it is not possible are those of :class:`~mxfusion_mvn.inference.compiled.CompiledLoop`. The smaller batch at
+    Batches and scalings are those of :class:`~mxfusion_mvn.inference.MinibatchLoop`, compilation and what happens
+    where it is not possible are those of :class:`~mxfusion_mvn.inference.CompiledLoop`. The smaller batch at
     the end of an epoch has a program of its own.
 
     :param batch_size: the number of rows in a batch, at most N.
     :param rv_scaling: dict from random Variable to scaling factor; derived, and compared with what is given.
-    :param options: see :class:`~mxfusion_mvn.inference.loops.TrainingLoop`; an iteration is a batch.
+    :param options: see :class:`~mxfusion_mvn.inference.loops.imperative.TrainingLoop`; an iteration is a batch.
     """
 
     def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
@@ -31,7 +31,7 @@ class CompiledMinibatchStepper(CompiledStepper, MinibatchStepper):
     Steps of which each sees some rows of the data, by compiled programs.
 
     :param infr_executor: the host's ObjectiveBlock.
-    :param subsample: a :class:`~mxfusion_mvn.inference.batches.Subsample`.
+    :param subsample: a :class:`~mxfusion_mvn.inference.loops.batches.Subsample`.
     :param param_dict: the host's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.

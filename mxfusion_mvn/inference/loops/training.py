@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver of every loop: a stepper makes the steps, the driver follows them.
 
-The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.steppers.Stepper`)::
+The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.steppers.Stepper`)::
 
     step(learning_rate)   push one forward pass, backward pass and update; return the loss before the update, unread: an
                           NDArray (1,) of its own, which the next step does not overwrite
@@ -15,7 +15,7 @@ The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.steppers
 
 A step after ``restore`` is the same step as before, but for the noise of random draws.
 
-A loop derives from :class:`mxfusion_mvn.inference.loops.BatchLoop` or ``MinibatchLoop``, hands its options
+A loop derives from :class:`mxfusion_mvn.inference.BatchLoop` or ``MinibatchLoop``, hands its options
 ``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__`` (they are kept by ``TrainingLoop``,
 the base of both), and overrides the one method that makes the stepper, in which the time spent counts as the run's::
 
@@ -23,7 +23,7 @@ the base of both), and overrides the one method that makes the stepper, in which
     MinibatchLoop  _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer)
 
 ``optimizer`` is an ``mxnet.optimizer.Optimizer`` of this run's own; ``optimizers.py`` copies its state for a snapshot.
-``subsample`` is a :class:`mxfusion_mvn.inference.batches.Subsample`: the rows of each step, sizes and scalings.
+``subsample`` is a :class:`mxfusion_mvn.inference.loops.batches.Subsample`: the rows of each step, sizes and scalings.
 ``ImperativeStepper`` and ``MinibatchStepper`` in ``steppers.py`` are those to fall back to.
 """
 
@@ -32,8 +32,8 @@ from collections import deque
 from typing import NamedTuple, Optional
 
 from mxfusion_mvn.failure import NotPositiveDefiniteError
-from mxfusion_mvn.inference.diagnosis import flush, reason_of, state_of
-from mxfusion_mvn.inference.record import RunRecord, improvement
+from mxfusion_mvn.inference.loops.diagnosis import flush, reason_of, state_of
+from mxfusion_mvn.inference.loops.record import RunRecord, improvement
 
 import mxnet as mx
 import numpy as np
@@ -70,13 +70,13 @@ class Training:
     finite loss.
 
     :param stepper: a :class:`Stepper`.
-    :param objective: an :class:`~mxfusion_mvn.inference.diagnosis.Objective`, used after a write-back.
+    :param objective: an :class:`~mxfusion_mvn.inference.loops.diagnosis.Objective`, used after a write-back.
     :param max_iter: the number of iterations.
     :param schedule: function from the iteration 0, 1, ... to its learning rate.
     :param stop: function from the losses so far to None or the reason to stop, or None.
     :param checkpoint: function of the record so far, or None.
     :param check_every: how many iterations lie between two calls of ``stop`` and ``checkpoint``.
-    :param bar: a :class:`~mxfusion_mvn.inference.progress.Silence` or ``Bar``.
+    :param bar: a :class:`~mxfusion_mvn.inference.loops.progress.Silence` or ``Bar``.
     :param started: when the run began, by ``time.perf_counter()``.
     """
 

@@ -3,7 +3,7 @@
 
 import hashlib
 
-from mxfusion_mvn.inference.graph import CONSTANT, PARAMETER, Node, invoke, leaf, live_graph, operator_handle
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, PARAMETER, Node, invoke, leaf, live_graph, operator_handle
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -74,7 +74,7 @@ class Rewriter:
         """
         Make all nodes of a graph.
 
-        :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+        :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
         :returns: the entries of its loss and its objective in the new graph.
         """
         made = {}
@@ -91,7 +91,7 @@ class Rewriter:
 
         :param loss: entry.
         :param objective: entry.
-        :returns: :class:`~mxfusion_mvn.inference.graph.Graph`.
+        :returns: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
         """
         return live_graph(self.nodes, loss, objective)
 
@@ -99,7 +99,7 @@ class Rewriter:
         """
         Make a node, or what the rules say.
 
-        :param node: a :class:`~mxfusion_mvn.inference.graph.Node` with entries of the new graph as inputs.
+        :param node: a :class:`~mxfusion_mvn.inference.compiler.graph.Node` with entries of the new graph as inputs.
         :returns: the entry of its first output.
         """
         for rule in self._rules:

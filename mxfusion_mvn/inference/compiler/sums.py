@@ -12,8 +12,8 @@ which is much faster than MXNet's sum. The gradients are those of the sum; the l
 
 from typing import NamedTuple
 
-from mxfusion_mvn.inference.graph import CONSTANT
-from mxfusion_mvn.inference.rewriter import dtype_of, is_operator, shape_of, size_of
+from mxfusion_mvn.inference.compiler.graph import CONSTANT
+from mxfusion_mvn.inference.compiler.rewriter import dtype_of, is_operator, shape_of, size_of
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def summed(rewriter, entry):
     """
     The same number, summed term by term.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
     :param entry: entry of size 1.
     :returns: an entry of the same shape; the one given, if it is not a single number.
     """

@@ -8,8 +8,8 @@ gradients of a broadcast, are dot products where there are enough numbers for th
 
 import ast
 
-from mxfusion_mvn.inference.graph import Node, live_graph
-from mxfusion_mvn.inference.rewriter import dtype_of, evaluated, shape_of, size_of
+from mxfusion_mvn.inference.compiler.graph import Node, live_graph
+from mxfusion_mvn.inference.compiler.rewriter import dtype_of, evaluated, shape_of, size_of
 
 _ELEMENTWISE = {
     "broadcast_add": "broadcast_add",
@@ -152,7 +152,7 @@ def with_few_uses(graph):
     """
     The graph with copies of what more than seven nodes use: from eight on MXNet adds up gradients in place, wrongly.
 
-    :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
     :returns: a graph that computes the same.
     """
     nodes, present = [], {}  # from the entry to what stands for it now, and how often that was used

@@ -10,13 +10,13 @@ import numbers
 import time
 import warnings
 
-from mxfusion_mvn.inference.batches import Subsample
-from mxfusion_mvn.inference.diagnosis import Objective
-from mxfusion_mvn.inference.optimizers import create_optimizer
-from mxfusion_mvn.inference.progress import Bar, Silence
-from mxfusion_mvn.inference.record import TrainingStoppedWarning
-from mxfusion_mvn.inference.steppers import ImperativeStepper, MinibatchStepper
-from mxfusion_mvn.inference.training import Training
+from mxfusion_mvn.inference.loops.batches import Subsample
+from mxfusion_mvn.inference.loops.diagnosis import Objective
+from mxfusion_mvn.inference.loops.optimizers import create_optimizer
+from mxfusion_mvn.inference.loops.progress import Bar, Silence
+from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
+from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
+from mxfusion_mvn.inference.loops.training import Training
 
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import MinibatchInferenceLoop
@@ -30,8 +30,8 @@ class TrainingLoop(GradLoop):
     :param schedule: function from the iteration 0, 1, ... to the learning rate, such as an ``mxnet.lr_scheduler``; it
         replaces ``learning_rate``.
     :param stop: stop rule: function from the losses so far, NumPy array (iterations,), to None or the reason to stop,
-        such as :class:`~mxfusion_mvn.inference.record.Plateau`; called every ``check_every`` iterations.
-    :param checkpoint: function of the :class:`~mxfusion_mvn.inference.record.RunRecord` so far, called every
+        such as :class:`~mxfusion_mvn.inference.Plateau`; called every ``check_every`` iterations.
+    :param checkpoint: function of the :class:`~mxfusion_mvn.inference.RunRecord` so far, called every
         ``check_every`` iterations, when the parameters of the inference are up to date: to save it, for example.
     :param check_every: how often these two are called, and at least how often losses and parameters are read.
     :raises InferenceError: for options of the wrong kind.
@@ -82,7 +82,7 @@ class BatchLoop(TrainingLoop):
 
     A run ends after ``max_iter`` iterations, when the stop rule says so, or at the first loss or parameter that is not
     finite, or matrix that cannot be factored. In the last case the parameters are those of the last finite loss, a
-    :class:`~mxfusion_mvn.inference.record.TrainingStoppedWarning` says at which iteration and in which variable it
+    :class:`~mxfusion_mvn.inference.TrainingStoppedWarning` says at which iteration and in which variable it
     happened, and the record says so, too. What the first iteration raises, a wrong shape for example, is raised.
     After Ctrl-C the parameters are in place as well.
 
@@ -111,7 +111,7 @@ class BatchLoop(TrainingLoop):
         :param learning_rate: used if there is no schedule.
         :param max_iter: the number of iterations.
         :param verbose: whether to show a progress bar.
-        :returns: a :class:`~mxfusion_mvn.inference.record.RunRecord`.
+        :returns: a :class:`~mxfusion_mvn.inference.RunRecord`.
         """
         started = time.perf_counter()
         self.data = data
@@ -171,7 +171,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         :param max_iter: the number of epochs, as in the host's loop.
         :param verbose: whether to show a progress bar.
         :param update_shape_constants: function by which the host learns the sizes in a batch.
-        :returns: a :class:`~mxfusion_mvn.inference.record.RunRecord`; one loss for each batch.
+        :returns: a :class:`~mxfusion_mvn.inference.RunRecord`; one loss for each batch.
         :raises InferenceError: if the model cannot be subsampled, ``batch_size`` exceeds N or ``rv_scaling`` is wrong.
         """
         started = time.perf_counter()

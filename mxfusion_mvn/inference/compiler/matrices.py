@@ -6,7 +6,7 @@ With one factor L for the vectors r_1, ..., r_M of a batch::
     L^-1 r_m for all m    is    R L^-T    for the matrix R with the rows r_m
 """
 
-from mxfusion_mvn.inference.rewriter import is_operator, shape_of
+from mxfusion_mvn.inference.compiler.rewriter import is_operator, shape_of
 
 import numpy as np
 
@@ -19,7 +19,7 @@ def factor_once(rewriter, node):
     """
     A rule: a function of a matrix that is broadcast is computed before it is broadcast.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
     :param node: the node that is to be made.
     :returns: an entry, or None.
     """
@@ -35,7 +35,7 @@ def solve_together(rewriter, node):
     """
     A rule: triangular systems of vectors that share a factor are one system.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
     :param node: the node that is to be made.
     :returns: an entry, or None.
     """

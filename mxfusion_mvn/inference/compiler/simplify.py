@@ -6,12 +6,12 @@ computed before it is broadcast, not after. Then the objective, a sum of sums, i
 operators of MXNet that are slow give way to fast ones (``lowering``).
 """
 
-from mxfusion_mvn.inference.graph import CONSTANT
-from mxfusion_mvn.inference.lowering import LOWERING, with_few_uses
-from mxfusion_mvn.inference.matrices import factor_once, solve_together
-from mxfusion_mvn.inference.rewriter import Rewriter, dtype_of, evaluated, is_operator, shape_of, size_of
-from mxfusion_mvn.inference.splits import with_splits
-from mxfusion_mvn.inference.sums import summed
+from mxfusion_mvn.inference.compiler.graph import CONSTANT
+from mxfusion_mvn.inference.compiler.lowering import LOWERING, with_few_uses
+from mxfusion_mvn.inference.compiler.matrices import factor_once, solve_together
+from mxfusion_mvn.inference.compiler.rewriter import Rewriter, dtype_of, evaluated, is_operator, shape_of, size_of
+from mxfusion_mvn.inference.compiler.splits import with_splits
+from mxfusion_mvn.inference.compiler.sums import summed
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def simplify(graph):
     """
     The simplified graph.
 
-    :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
     :returns: a graph of the same loss and objective.
     """
     ctx = next(node for node in graph.nodes if node.is_leaf).array.context

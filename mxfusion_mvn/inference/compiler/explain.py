@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 
-from mxfusion_mvn.inference.program import Program
+from mxfusion_mvn.inference.compiler.program import Program
 
 import mxnet as mx
 
@@ -17,7 +17,7 @@ def explain(evaluations, ctx):
     """
     Explain a compiled objective.
 
-    :param evaluations: :class:`~mxfusion_mvn.inference.evaluation.Evaluations` that were compiled.
+    :param evaluations: :class:`~mxfusion_mvn.inference.compiler.evaluation.Evaluations` that were compiled.
     :param ctx: MXNet context.
     :returns: a text of several lines.
     """

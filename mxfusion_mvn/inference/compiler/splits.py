@@ -4,14 +4,14 @@
 The gradient of each slice is an array of the full size, and all of them are added up; that of a split is made at once.
 """
 
-from mxfusion_mvn.inference.graph import Node, live_graph
+from mxfusion_mvn.inference.compiler.graph import Node, live_graph
 
 
 def with_splits(graph):
     """
     The graph with splits in place of slices.
 
-    :param graph: :class:`~mxfusion_mvn.inference.graph.Graph`.
+    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
     :returns: a graph that computes the same; the one given must not be used any more.
     """
     groups = {}
@@ -21,9 +21,10 @@ def with_splits(graph):
     parts = {id(node): part for group in groups.values() for node, part in _parts(group).items()}
     nodes, placed = [], set()
     for node in graph.nodes:
-        node.inputs = [parts.get(id(source), (source, index)) for source, index in node.inputs]
         split = parts.get(id(node), (node, 0))[0]
         if id(split) not in placed:
+            # Also those of a split: slices are taken of slices.
+            split.inputs = [parts.get(id(source), (source, index)) for source, index in split.inputs]
             placed.add(id(split))
             nodes.append(split)
     return live_graph(nodes, *(parts.get(id(node), (node, index)) for node, index in (graph.loss, graph.objective)))
