@@ -26,7 +26,7 @@ from abc import abstractmethod
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part, with_diagonal
+from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part, transpose, with_diagonal
 
 import mxnet as mx
 import numpy as np
@@ -199,7 +199,7 @@ class CorrelationCholesky(Transformation):
         F = namespace(array)
         diagonal = F.linalg.extractdiag(array)
         rows = F.broadcast_div(array, F.expand_dims(diagonal, axis=-1))
-        return with_diagonal(F.zeros_like(diagonal), rows + F.swapaxes(rows, -1, -2))
+        return with_diagonal(F.zeros_like(diagonal), rows + transpose(rows))
 
     def _check(self, value):
         _check_matrix(self._argument, value)
@@ -250,13 +250,13 @@ def correlation_factor_defect(value):
 
 def _to_lower(raw):
     F = namespace(raw)
-    lower = lower_triangle(0.5 * (raw + F.swapaxes(raw, -1, -2)))
+    lower = lower_triangle(symmetric_part(raw))
     return with_diagonal(softplus(F.linalg.extractdiag(raw)), lower)
 
 
 def _from_lower(factor):
     F = namespace(factor)
-    return with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + F.swapaxes(factor, -1, -2))
+    return with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + transpose(factor))
 
 
 def _as_ndarray(argument, value):

@@ -51,6 +51,20 @@ EXPRESSIONS = {
     "mean_first": lambda x, row, column, number, constant: mx.nd.mean(x - row, axis=0).exp(),
     "mean_all": lambda x, row, column, number, constant: mx.nd.mean(x * column).square(),
     "sum_of_one": lambda x, row, column, number, constant: mx.nd.sum(row, axis=(0, 1)) * mx.nd.mean(number),
+    "sum_of_outer_axes": lambda x, row, column, number, constant: mx.nd.sum(
+        mx.nd.stack(x, x * row, x - row, axis=2), axis=(1, 3)
+    ).square(),
+    "sum_of_every_other_axis": lambda x, row, column, number, constant: mx.nd.sum(
+        mx.nd.stack(x, x * row, x - row, axis=3), axis=(0, 2)
+    ).square(),
+    "broadcast_of_middle": lambda x, row, column, number, constant: (
+        (x[:, :1] * row).broadcast_to(x.shape) * x * x[:, :, :1].broadcast_to(x.shape)
+    ),
+    "broadcast_of_every_other_axis": lambda x, row, column, number, constant: (
+        mx.nd.expand_dims(x[:, :, :1], axis=1).broadcast_to((len(x), 8) + x.shape[1:]).square()
+    ),
+    "swapped": lambda x, row, column, number, constant: x.swapaxes(0, 2) * row.swapaxes(-1, 0) + column.swapaxes(0, -3),
+    "transposed": lambda x, row, column, number, constant: (x * row).transpose() + x.transpose((2, 1, 0)).square(),
     "max": lambda x, row, column, number, constant: mx.nd.max(x, axis=1).square(),
     "sum_of_sums": lambda x, row, column, number, constant: (
         -mx.nd.sum(mx.nd.mean((x - row).square() / -2 - column, axis=0)) + 3 - mx.nd.sum(row) / 4

@@ -13,6 +13,8 @@ from mxfusion_mvn.inference.compiler.graph import Node, live_graph
 from mxfusion_mvn.inference.compiler.products import PRODUCTS
 from mxfusion_mvn.inference.compiler.rewriter import dtype_of, evaluated, shape_of, size_of
 
+import numpy as np
+
 _ELEMENTWISE = {
     "broadcast_add": "broadcast_add",
     "broadcast_sub": "elemwise_sub",
@@ -45,12 +47,13 @@ def _broadcast(rewriter, node):
     runs = _runs(node.shapes[0], [own != size for own, size in zip(shape_of(source), node.shapes[0])])
     if runs is None:
         return None
-    before, kept, after = runs
+    batch, before, kept, after = runs
     if after > 1:
-        source = _dot(rewriter, rewriter.reshaped(source, (kept, 1)), rewriter.ones((1, after), source))
+        column = rewriter.reshaped(source, (1, batch * kept, 1))
+        source = _dot(rewriter, column, rewriter.ones((1, 1, after), source))
     if before > 1:
-        row = rewriter.reshaped(source, (1, kept * after))
-        source = _dot(rewriter, rewriter.ones((before, 1), source), row)
+        row = rewriter.reshaped(source, (batch, 1, kept * after))
+        source = _dot(rewriter, rewriter.ones((batch, before, 1), source), row)
     return rewriter.reshaped(source, node.shapes[0])
 
 
@@ -68,29 +71,38 @@ def _sum(rewriter, node):
     return rewriter.call("_mul_scalar", [total], node.shapes[0], scale)
 
 
-def _sum_of_runs(rewriter, source, before, kept, after):
-    """The sum of an array (before, kept, after) over its first and last axis, an entry with as many numbers as kept."""
-    if kept == 1:
+def _sum_of_runs(rewriter, source, batch, before, kept, after):
+    """The sums of an array (batch, before, kept, after), an entry with as many numbers as batch and kept."""
+    if batch * kept == 1:
         flat = rewriter.reshaped(source, (before * after,))
         return rewriter.call("dot", [flat, rewriter.ones(shape_of(flat), flat)], (1,))
     if after > 1:
-        source = _dot(rewriter, rewriter.reshaped(source, (before * kept, after)), rewriter.ones((after, 1), source))
+        rows = rewriter.reshaped(source, (1, batch * before * kept, after))
+        source = _dot(rewriter, rows, rewriter.ones((1, after, 1), source))
     if before > 1:
-        source = _dot(rewriter, rewriter.ones((1, before), source), rewriter.reshaped(source, (before, kept)))
+        columns = rewriter.reshaped(source, (batch, before, kept))
+        source = _dot(rewriter, rewriter.ones((batch, 1, before), source), columns)
     return source
 
 
 def _dot(rewriter, left, right):
-    return rewriter.call("dot", [left, right], (shape_of(left)[0], shape_of(right)[1]))
+    """The product of matrices (batch, N, M) and (batch, M, D)."""
+    batch, rows, _ = shape_of(left)
+    shape = rows, shape_of(right)[2]
+    if batch > 1:
+        return rewriter.call("batch_dot", [left, right], (batch, *shape))
+    matrices = [rewriter.reshaped(entry, shape_of(entry)[1:]) for entry in (left, right)]
+    return rewriter.call("dot", matrices, shape)
 
 
 def _runs(shape, is_summed):
     """
-    Sizes of the axes that are summed over, those in between, and those summed over after them.
+    Sizes of runs of axes: first that are not summed over, then that are, then not, then again.
 
     :param shape: tuple of int.
     :param is_summed: list of bool, one for each axis.
-    :returns: tuple of three int, None if the axes are not arranged in that way.
+    :returns: tuple of four int, the first above 1 only if the second is; None if there are more runs, or many sums of
+        few numbers.
     """
     runs = []
     for size, flag in zip(shape, is_summed):
@@ -98,14 +110,14 @@ def _runs(shape, is_summed):
             runs[-1][0] *= size
         elif size > 1:
             runs.append([size, flag])
-    sizes, flags = [size for size, _ in runs], [flag for _, flag in runs]
-    known = {
-        (True,): (0, None, None),
-        (True, False): (0, 1, None),
-        (False, True): (None, 0, 1),
-        (True, False, True): (0, 1, 2),
-    }.get(tuple(flags))
-    return known and tuple(1 if index is None else sizes[index] for index in known)
+    sizes, flags = [size for size, _ in runs], tuple(flag for _, flag in runs)
+    if flags[:1] == (False,) and len(flags) < 3:
+        sizes = [1, 1, *sizes]
+    elif flags[:1] == (True,):
+        sizes = [1, *sizes]
+    if True not in flags or len(sizes) > 4 or (sizes[0] > 1 and np.prod(sizes[1:]) < _MANY):
+        return None
+    return tuple(sizes) + (1,) * (4 - len(sizes))
 
 
 def reduced_axes(node):

@@ -8,10 +8,16 @@
 - MXNet's transposition of many rows takes 4 ns per number.
 """
 
-from mxfusion_mvn.inference.compiler.rewriter import dtype_of, shape_of, size_of
+from mxfusion_mvn.inference.compiler.graph import CONSTANT
+from mxfusion_mvn.inference.compiler.rewriter import dtype_of, is_operator, shape_of, size_of
+
+import mxnet as mx
+import numpy as np
+from mxnet import autograd
 
 _TRUE = ("True", "1")
 _SMALL_LAYER = 50_000  # multiplications
+_SMALL_SYSTEM = 200_000
 _LARGE_LAYER = 2_000_000
 _WIDE = 256
 _TALL = 3000
@@ -62,11 +68,15 @@ def _square(rewriter, node):
 def _transposed_in_square(node):
     """Whether the first of two equal factors is transposed; None if the node is not a product of such."""
     if node.operator == "_linalg_syrk":
-        return node.attributes.get("transpose", "False") in _TRUE
+        return _is_transposed(node)
     if node.operator != "_linalg_gemm2" or not _is_square(*node.inputs) or "axis" in node.attributes:
         return None
     first, second = (node.attributes.get(name, "False") in _TRUE for name in ("transpose_a", "transpose_b"))
     return None if first == second else first
+
+
+def _is_transposed(node):
+    return node.attributes.get("transpose", "False") in _TRUE
 
 
 def _is_square(left, right):
@@ -97,4 +107,37 @@ def _layer(rewriter, rows, weight, shape):
     return rewriter.reshaped(product, shape)
 
 
-PRODUCTS = (_dense, _square, _large)
+def _constant_factor(rewriter, node):
+    """A small triangular system as a product with the inverse: of a system MXNet derives even a constant factor."""
+    if node.operator not in ("_linalg_trsm", "_linalg_trmm") or not is_operator(node.inputs[0], CONSTANT):
+        return None
+    factor, rows = node.inputs
+    size = shape_of(rows)[-1]
+    is_small = size_of(factor) == size**2 and size_of(rows) * size <= _SMALL_SYSTEM
+    if not is_small or node.attributes.get("rightside") not in _TRUE or node.attributes.get("lower", "1") not in _TRUE:
+        return None
+    matrix = factor[0].array.reshape((size, size)).astype("float64")
+    matrix = _inverse(matrix) if node.operator == "_linalg_trsm" else np.tril(matrix.asnumpy())
+    matrix = float(node.attributes.get("alpha", "1.0")) * (matrix.T if _is_transposed(node) else matrix)
+    if not np.isfinite(matrix).all():
+        return None
+    if size == 1:
+        return rewriter.call("_mul_scalar", [rows], node.shapes[0], {"scalar": repr(float(matrix[0, 0]))})
+    matrix = rewriter.constant(np.ascontiguousarray(matrix, dtype_of(rows)), dtype_of(rows))
+    flat = rewriter.reshaped(rows, (size_of(rows) // size, size))
+    return rewriter.reshaped(rewriter.call("dot", [flat, matrix], shape_of(flat)), node.shapes[0])
+
+
+def _inverse(factor):
+    """
+    X with X L = I, row by row by substitution.
+
+    For such an inverse X r is as near to L^-1 r as what substitution gives, but not for one with L X = I (Higham,
+    Accuracy and Stability of Numerical Algorithms, section 14.2).
+    """
+    with autograd.pause():
+        identity = mx.nd.eye(len(factor), dtype="float64", ctx=factor.context)
+        return mx.nd.linalg.trsm(factor, identity, rightside=True).asnumpy()
+
+
+PRODUCTS = (_dense, _square, _large, _constant_factor)

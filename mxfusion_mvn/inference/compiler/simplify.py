@@ -6,6 +6,8 @@ computed before it is broadcast, not after. Then the objective, a sum of sums, i
 operators of MXNet that are slow give way to fast ones (``lowering``).
 """
 
+import ast
+
 from mxfusion_mvn.inference.compiler.graph import CONSTANT
 from mxfusion_mvn.inference.compiler.lowering import LOWERING, with_few_uses
 from mxfusion_mvn.inference.compiler.matrices import factor_once, solve_together
@@ -101,6 +103,29 @@ def _reshape_of_broadcast(rewriter, source, shape):
         return None
     remaining = iter(sizes)
     return rewriter.broadcast(rewriter.reshaped(inner, tuple(1 if n == 1 else next(remaining) for n in shape)), shape)
+
+
+def _transposition(rewriter, node):
+    """MXNet exchanges two axes much more slowly than it transposes, and a reshape does where no number moves."""
+    if node.operator not in ("SwapAxis", "transpose"):
+        return None
+    shape = shape_of(node.inputs[0])
+    axes = _permutation(node, len(shape))
+    moved = [axis for axis in axes if shape[axis] > 1]
+    if moved == sorted(moved):
+        return rewriter.reshaped(node.inputs[0], node.shapes[0])
+    if node.operator == "transpose":
+        return None
+    return rewriter.call("transpose", node.inputs, node.shapes[0], {"axes": tuple(axes)})
+
+
+def _permutation(node, ndim):
+    axes = list(range(ndim))
+    if node.operator == "transpose":
+        return [axis % ndim for axis in ast.literal_eval(node.attributes.get("axes", "()"))] or axes[::-1]
+    one, other = (int(node.attributes.get(name, "0")) for name in ("dim1", "dim2"))
+    axes[one], axes[other] = axes[other], axes[one]
+    return axes
 
 
 def _copy(rewriter, node):
@@ -209,4 +234,4 @@ def _folded(rewriter, node):
     return None if node.operator == "broadcast_to" else evaluated(rewriter, node)
 
 
-_RULES = (_constant, _reshape, _copy, _broadcast, _unary, _binary, factor_once, solve_together, _folded)
+_RULES = (_constant, _reshape, _transposition, _copy, _broadcast, _unary, _binary, factor_once, solve_together, _folded)
