@@ -169,8 +169,25 @@ def test_a_map_under_another_bijection_is_refused(rng, file):
 def test_another_order_of_the_variables_in_a_joint_posterior_is_refused(rng, file):
     save(run(with_latents(create_Gaussian_fullrank), rng), file)
     refuses(
-        with_latents(create_Gaussian_fullrank, swapped=True), file, "from coordinate 0 on in .* from coordinate 3 on"
+        with_latents(create_Gaussian_fullrank, swapped=True), file, r"from joint_0\[0\] on in .* from joint_0\[3\] on"
     )
+
+
+def test_another_order_of_the_blocks_is_refused(rng, file):
+    """Else the Gaussian of one variable would become that of the other."""
+
+    def with_blocks(order):
+        model = latent_model()
+        model.nu = MultivariateNormal(shape=(DIM,))
+        blocks = [[getattr(model, name)] for name in order]
+        return variational(model, create_Gaussian_fullrank(model, [model.X], blocks=blocks))
+
+    saved = run(with_blocks(["mu", "nu"]), rng)
+    save(saved, file)
+    refuses(with_blocks(["nu", "mu"]), file, r"`mu`.*: got .* from joint_0\[0\] on in .* from joint_1\[0\] on")
+    loaded = initialised(with_blocks(["mu", "nu"]))
+    load(loaded, file)
+    assert are_equal(saved, loaded)
 
 
 def test_another_size_is_refused(rng, file):

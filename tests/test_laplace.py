@@ -4,9 +4,9 @@
 import re
 import warnings
 
-from mxfusion_mvn import GaussianMixture, InverseWishart, MultivariateNormal
+from mxfusion_mvn import GaussianMixture, InverseWishart, MultivariateNormal, OnFailure
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import MAP, LaplaceApproximation, SingularHessianWarning
+from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning, curvature
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.unconstrained import independent_groups
 from mxfusion_mvn.transformations import Positive
@@ -24,7 +24,7 @@ from mxfusion.components import distributions as host
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference, VariationalPosteriorForwardSampling
 from scipy import special, stats
 from scipy.linalg import helmert
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from tolerances import assert_close
 
 
@@ -193,6 +193,22 @@ def test_of_two_variables_alike_against_differences_of_differences(declare, rng)
     assert laplace.log_evidence == pytest.approx(2 * evidence, abs=1e-5)
 
 
+def test_where_the_curvature_is_negative_the_steps_of_differences_are_as_short(rng):
+    """A logit far out, where the density is nearly a line that curves the wrong way."""
+    for begin in (0.999, 1 - 1e-9, 1e-9):
+        model = Model()
+        model.b = host.Beta.define_variable(nd([4.0]), nd([2.0]), (1,), dtype="float64")
+        model.m = host.Normal.define_variable(nd([0.0]), nd([1.0]), (1,), dtype="float64")
+        model.x = GaussianMixture(
+            weights=nd([0.5, 0.5]), mean=nd([[-3.0], [3.0]]), covariance=1.0, shape=(1,), dtype="float64"
+        )
+        laplace = laplace_of(model, begin={model.b: [begin], model.x: [0.01]})
+        order = [laplace.coordinates.index(name) for name in ("raw b", "m", "x")]
+        assert laplace.mode.converged
+        assert_close(laplace.mean[order], [np.log(2.0), 0.0, 3.0], rtol=0, atol=2e-5)
+        assert_close(np.diag(laplace.covariance)[order], [6 / 8, 1.0, 1.0], rtol=1e-4)
+
+
 def test_it_goes_on_to_the_mode_from_a_map_without_jacobian(rng):
     """Which ended at another point, or nowhere near."""
     model = Model()
@@ -324,11 +340,11 @@ def over_parametrised(rows=20, prior=1e12):
     return model
 
 
-def singular(inference, match="Neither data nor prior", **options):
+def warned(inference, match="Neither data nor prior", category=SingularHessianWarning, **options):
     """An approximation that warns, once, at the line that asked for it."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("ignore")
-        warnings.simplefilter("always", SingularHessianWarning)
+        warnings.simplefilter("always", category)
         laplace = LaplaceApproximation(inference, **options)
     (warning,) = caught
     assert re.search(match, str(warning.message))
@@ -340,7 +356,7 @@ def test_a_singular_hessian_is_reported(rng):
     x = 3 + rng.normal(size=(20, 1))
     model = over_parametrised()
     message = r"Neither data nor prior determine 1 of 3 directions: .*0\.894 a .*0\.447 b\. They are held at the mode"
-    laplace = singular(roughly(MAP(model, [model.x]), x=nd(x)), message)
+    laplace = warned(roughly(MAP(model, [model.x]), x=nd(x)), message)
     assert laplace.rank == 2
     (direction,) = laplace.null_directions
     assert list(direction) == ["a", "b"]
@@ -355,7 +371,7 @@ def test_a_singular_hessian_is_reported(rng):
 def test_what_the_data_tell_is_kept_and_the_rest_is_held(rng):
     x = 3 + rng.normal(size=(20, 1))
     model = over_parametrised()
-    laplace = singular(roughly(MAP(model, [model.x]), x=nd(x)))
+    laplace = warned(roughly(MAP(model, [model.x]), x=nd(x)))
     draws = raw_draws(laplace, 4000)
     a, b, c = (draws[:, laplace.coordinates.index(name)] for name in ("a", "b", "raw c"))
     assert (a + 2 * b).mean() == pytest.approx(x.mean(), abs=0.02)
@@ -376,7 +392,7 @@ def flat_variable():
 
 def test_a_direction_without_any_curvature(rng):
     """Its draws stay where they are; the others' do not."""
-    laplace = singular(roughly(MAP(flat_variable(), [])))
+    laplace = warned(roughly(MAP(flat_variable(), [])))
     assert laplace.rank == 2
     assert [list(direction) for direction in laplace.null_directions] == [["b[0]"], ["b[1]"]]
     draws = dict(zip(laplace.coordinates, raw_draws(laplace, 2000).T))
@@ -401,7 +417,7 @@ def test_a_saddle_is_no_mode(beside, rng):
     inference = GradBasedInference(MAP(model, []), grad_loop=BatchLoop(), dtype="float64")
     inference.initialize()
     inference.params[inference.inference_algorithm.location(model.v)] = nd([0.0])
-    laplace = singular(inference, r"curves the wrong way, or not at all, in 1 of . directions: \S+ v")
+    laplace = warned(inference, r"curves the wrong way, or not at all, in 1 of . directions: \S+ v")
     assert laplace.rank == (2 if beside else 0)
     assert "Mode NOT found" in laplace.report()
     assert "a saddle. Begin MAP at other values" in laplace.report()
@@ -417,6 +433,49 @@ def test_beside_a_saddle_newtons_method_goes_down(rng):
     assert laplace.mode.converged
 
 
+def test_a_density_without_a_mode_is_said_to_have_none(rng):
+    """The variance of group effects goes to zero with them, to where numbers end: no curvature there, but a slope."""
+    model = Model()
+    model.t = host.Gamma.define_variable(nd([[1.0]]), nd([[1.0]]), (1, 1), dtype="float64")
+    model.z = MultivariateNormal(covariance=model.t, shape=(8, 1), dtype="float64")
+    model.x = MultivariateNormal(mean=model.z, shape=(8, 1), dtype="float64")
+    inference = roughly(MAP(model, [model.x]), x=nd(0.1 * rng.normal(size=(8, 1))))
+    laplace = warned(inference, r"no curvature in 1 of 9 directions: \S+ raw t\. It may have no mode, as where the dev")
+    assert laplace.mean[laplace.coordinates.index("raw t")] < -50
+    assert laplace.mode.slope > 1
+    assert not laplace.mode.converged
+    assert "Mode NOT found" in laplace.report()
+
+
+def test_a_search_that_ends_elsewhere_is_reported(rng, monkeypatch):
+    """For want of steps."""
+    monkeypatch.setattr(curvature, "_MAX_STEPS", 3)
+    model = Model()
+    model.g = host.Gamma.define_variable(nd([3.0]), nd([0.5]), (1,), dtype="float64")
+    inference = roughly(MAP(model, []), begin={model.g: [5e4]})
+    laplace = warned(inference, "found no mode, .* Run MAP on before, or begin it at other", ModeNotFoundWarning)
+    assert laplace.mean[0] > np.log(6.0) + 1  # the mode is log 6
+    assert np.isnan(laplace.log_evidence)
+    assert "Mode NOT found" in laplace.report()
+    assert "means nothing" in laplace.report()
+
+
+def test_a_step_to_where_a_matrix_is_not_positive_definite_is_halved(rng):
+    """Also if its variable raises at once. The mode is found by SciPy."""
+    x = rng.normal(size=(5, 1))
+    model = Model()
+    model.v = MultivariateNormal(mean=nd([[1.0]]), covariance=100.0, shape=(1, 1), dtype="float64")
+    model.x = MultivariateNormal(covariance=model.v, shape=(5, 1), on_failure=OnFailure("raise"), dtype="float64")
+    laplace = laplace_of(model, [model.x], begin={model.v: [[6.0]]}, x=nd(x))
+    assert laplace._density.failure is not None
+
+    def value(v):
+        return -stats.norm.logpdf(x, 0, np.sqrt(v)).sum() - stats.norm.logpdf(v, 1.0, 10.0)
+
+    mode = minimize_scalar(value, bounds=(0.01, 20), method="bounded", options={"xatol": 1e-10}).x
+    assert_close(laplace.mean, [mode], rtol=1e-5)
+
+
 def test_the_tolerance_says_what_counts_as_zero(rng):
     """With a prior of variance 100 the ratio of the two eigenvalues is about 1e-3."""
     model = over_parametrised(prior=100.0)
@@ -424,7 +483,7 @@ def test_the_tolerance_says_what_counts_as_zero(rng):
         warnings.simplefilter("error", SingularHessianWarning)
         inference = roughly(MAP(model, [model.x]), x=nd(rng.normal(size=(20, 1))))
         assert LaplaceApproximation(inference).rank == 3
-    assert singular(inference, "1 of 3 directions", tolerance=0.01).rank == 2
+    assert warned(inference, "1 of 3 directions", tolerance=0.01).rank == 2
 
 
 # The inference that is handed out
@@ -510,6 +569,17 @@ def test_refused(rng):
         InferenceError, match=r"`map_inference`: its log density is not finite where it ended; expected"
     ):
         LaplaceApproximation(inference, X=data["X"], Y=data["Y"] * np.inf)
+
+
+def test_the_reason_why_a_density_cannot_be_computed_is_given(rng):
+    """The host's Wishart cannot be computed in float64."""
+    model = Model()
+    scale = nd(np.eye(2)[None], "float32")
+    model.v = host.Wishart.define_variable((1, 2, 2), nd([5], "int32"), scale)
+    inference = roughly(MAP(model, []), dtype="float32")
+    with pytest.raises(InferenceError, match="its log density is not finite where it ended") as caught:
+        LaplaceApproximation(inference)
+    assert "expected float32, got float64" in str(caught.value.__cause__)
 
 
 def test_a_model_without_latent_variables_is_refused(rng):

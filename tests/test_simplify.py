@@ -65,6 +65,12 @@ EXPRESSIONS = {
     ),
     "swapped": lambda x, row, column, number, constant: x.swapaxes(0, 2) * row.swapaxes(-1, 0) + column.swapaxes(0, -3),
     "transposed": lambda x, row, column, number, constant: (x * row).transpose() + x.transpose((2, 1, 0)).square(),
+    "triangle": lambda x, row, column, number, constant: mx.nd.linalg.maketrian(
+        mx.nd.linalg.extracttrian(mx.nd.linalg.gemm2(x, constant, transpose_b=True))
+    ).square(),
+    "strict_triangle": lambda x, row, column, number, constant: mx.nd.linalg.maketrian(
+        mx.nd.linalg.extracttrian(mx.nd.linalg.syrk(x), offset=-1), offset=-1
+    ).square(),
     "max": lambda x, row, column, number, constant: mx.nd.max(x, axis=1).square(),
     "sum_of_sums": lambda x, row, column, number, constant: (
         -mx.nd.sum(mx.nd.mean((x - row).square() / -2 - column, axis=0)) + 3 - mx.nd.sum(row) / 4
@@ -239,6 +245,16 @@ def test_what_does_nothing_is_left_out(rng):
 def test_what_two_have_in_common_is_computed_once(rng):
     x = nd(rng.normal(size=(3,)), "float32")
     assert operators_after(lambda: (mx.nd.sin(x) * mx.nd.sin(x)).max(), x=x).count("sin") == 1
+
+
+def test_triangle_that_is_taken_out_and_put_in_again_is_chosen(rng):
+    x = nd([[1.0, np.inf], [2.0, 3.0]], "float32")
+    loss, graph = traced(lambda: mx.nd.linalg.maketrian(mx.nd.linalg.extracttrian(x)).sum(), {"x": x})
+    graph = simplify(graph)
+    assert not {"_linalg_maketrian", "_linalg_extracttrian"} & set(graph.operators())
+    program = Program(graph, {"x": x}, {"x": mx.nd.zeros_like(x)}, mx.cpu())
+    program.run()
+    assert_close(program.loss, [6.0], rtol=0)
 
 
 def test_functions_are_computed_before_what_is_broadcast(rng):

@@ -6,7 +6,7 @@ Everything here enters by the host's seams: its ``GradBasedInference`` and ``Sto
 
 from mxfusion_mvn.inference.files import load, save
 from mxfusion_mvn.inference.inference_data import to_arviz
-from mxfusion_mvn.inference.laplace import LaplaceApproximation, SingularHessianWarning
+from mxfusion_mvn.inference.laplace import LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
@@ -28,6 +28,7 @@ __all__ = [
     "LaplaceApproximation",
     "MAP",
     "MinibatchLoop",
+    "ModeNotFoundWarning",
     "NotCompiledWarning",
     "Plateau",
     "RunRecord",

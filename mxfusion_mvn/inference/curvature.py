@@ -16,6 +16,8 @@ _FLAT = 1e3
 _MAX_STEPS = 50
 # Nats that another Newton step would gain.
 _CONVERGED = 1e-10
+# Nats within a deviation along a direction without curvature.
+_LEVEL = 1e-2
 
 
 class Mode(NamedTuple):
@@ -23,7 +25,8 @@ class Mode(NamedTuple):
     A minimum of f and its curvature.
 
     ``point`` (n,), ``value`` f there, ``scale`` (n,) with ``scaled`` (n, n) the Hessian times scale on both sides,
-    ``decrement`` what f would still fall by a Newton step, ``steps`` how many were taken.
+    ``decrement`` what f would still fall by a Newton step, ``slope`` how much it changes within a deviation along the
+    directions in which none is taken, for want of curvature, ``steps`` how many were taken.
     """
 
     point: np.ndarray
@@ -31,12 +34,18 @@ class Mode(NamedTuple):
     scale: np.ndarray
     scaled: np.ndarray
     decrement: float
+    slope: float
     steps: int
+
+    @property
+    def level(self):
+        """Whether the gradient is zero along the directions without curvature."""
+        return bool(self.slope < _LEVEL)
 
     @property
     def converged(self):
         """Whether the gradient is zero, as far as the curvature says what zero is."""
-        return bool(self.decrement < 1e3 * _CONVERGED)
+        return bool(self.decrement < 1e3 * _CONVERGED) and self.level
 
 
 def find_mode(density, groups, tolerance):
@@ -63,7 +72,8 @@ def find_mode(density, groups, tolerance):
         if moved is None and refined:
             break
         point, deviation = point if moved is None else moved, scale
-    return Mode(point, float(values[0]), scale, scaled, decrement, steps)
+    slope = float(np.abs(scale * gradients[0] + scaled @ (newton / scale)).max())
+    return Mode(point, float(values[0]), scale, scaled, decrement, slope, steps)
 
 
 def _hessian(density, point, deviation, groups):

@@ -87,9 +87,17 @@ class FinishedInference:
         :param num_samples: S.
         :returns: dict from the uuid of each random variable of the posterior, the latents among them, to a NumPy array
             (S, ...).
+        :raises InferenceError: if the posterior depends on data and there are none.
         """
         if self.posterior is None:
             return {}
+        used = {variable.uuid for factor in self.posterior.ordered_factors for _, variable in factor.inputs}
+        missing = [name_of(variable) for variable in self.observed if variable.uuid in used and not self.data]
+        if missing:
+            raise InferenceError(
+                f"`data`: got none; expected {', '.join(missing)}, which the posterior depends on. Pass the observed "
+                "variables by name, as to run."
+            )
         return self._in_parts(
             self.posterior, {}, num_samples, lambda variables, count: _draw(self.posterior, variables, count)
         )

@@ -18,6 +18,7 @@ import zipfile
 from typing import Any, Dict, NamedTuple
 
 from mxfusion_mvn.bijections import describe
+from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
 
 import networkx
@@ -117,9 +118,11 @@ def _is_described(variable):
 def _description(variable):
     if variable.type == VariableType.PARAMETER:
         return describe(variable.transformation)
-    # In a joint Gaussian the order of the variables counts as well.
-    start = getattr(variable.factor, "start", None)
-    return describe(variable.factor.bijection) + ("" if start is None else f" from coordinate {start} on")
+    description = describe(variable.factor.bijection)
+    if not isinstance(variable.factor, Pushforward):
+        return description
+    # Which part of which joint Gaussian counts as well: the parameters of these match by name.
+    return f"{description} from {variable.factor.joint.name}[{variable.factor.start}] on"
 
 
 def _read(zip_filename, ctx):

@@ -37,10 +37,18 @@ _HELD = 1e-4
 _LISTED = 3
 # A scaled eigenvalue below this is no rounding of zero.
 _WRONG_WAY = -1e-3
+_NOT_FOUND = (
+    "Newton's method found no mode, and where it ended the approximation means nothing. Run MAP on before, or begin it at "
+    "other values."
+)
 
 
 class SingularHessianWarning(UserWarning):
     """The posterior has directions that neither data nor prior determine; the message names them."""
+
+
+class ModeNotFoundWarning(UserWarning):
+    """The search for the mode ended elsewhere."""
 
 
 class LaplaceApproximation:
@@ -54,12 +62,13 @@ class LaplaceApproximation:
     :param map_inference: a host ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of the host's, that
         has been run.
     :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
-        zero.
+        zero; so does the curvature of a coordinate whose deviation is above 1e6 max(1, its size): choose other units.
     :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops
         of this package do.
     :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
         finite where MAP ended.
     :warns SingularHessianWarning: if there are directions without curvature.
+    :warns ModeNotFoundWarning: if there are none, but the search ended before it found the mode.
     """
 
     def __init__(self, map_inference, tolerance=1e-6, **data):
@@ -75,9 +84,9 @@ class LaplaceApproximation:
         self._blocks = independent_groups(finished.model, latents)
         if not np.isfinite(self._density.evaluate(self._density.begin[None])[0]).all():
             raise InferenceError(
-                "`map_inference`: its log density is not finite where it ended; expected a point near the mode. Run it "
-                "on, with a smaller learning rate."
-            )
+                "`map_inference`: its log density is not finite where it ended; expected a point near the mode. Check "
+                "the data, or run it on, with a smaller learning rate."
+            ) from self._density.failure
         self.mode = find_mode(self._density, [self._coordinates(block) for block in self._blocks], tolerance)
         self._values, self._vectors = np.linalg.eigh(self.mode.scaled)
         self._identified = self._values > tolerance * self._values.max()
@@ -86,6 +95,8 @@ class LaplaceApproximation:
         self.inference = self._as_inference(map_inference, finished)
         if self.rank < len(self.mode.point):
             warnings.warn(self._singularity(), SingularHessianWarning, stacklevel=2)
+        elif not self.mode.converged:
+            warnings.warn(_NOT_FOUND, ModeNotFoundWarning, stacklevel=2)
 
     @property
     def posterior(self):
@@ -129,8 +140,8 @@ class LaplaceApproximation:
 
     @property
     def log_evidence(self):
-        """The approximate log of p(data), in nats; NaN where the Hessian is singular."""
-        if self.rank < len(self.mean):
+        """The approximate log of p(data), in nats; NaN where the Hessian is singular, or no mode was found."""
+        if self.rank < len(self.mean) or not self.mode.converged:
             return math.nan
         log_det = np.log(self._values).sum() - 2 * np.log(self.mode.scale).sum()
         return -self.mode.value + 0.5 * (len(self.mean) * math.log(2 * math.pi) - log_det)
@@ -144,10 +155,10 @@ class LaplaceApproximation:
             f"Mode {'found' if mode.converged and not self._at_saddle else 'NOT found'} in {mode.steps} Newton steps: "
             f"another would gain {abs(mode.decrement):.2g} nats.",
         ]
-        if self.rank == size:
-            lines.append(f"Log evidence {self.log_evidence:.6g} nats.")
-        else:
+        if self.rank < size:
             lines.append(self._singularity())
+        else:
+            lines.append(f"Log evidence {self.log_evidence:.6g} nats." if mode.converged else _NOT_FOUND)
         return "\n".join(lines)
 
     __repr__ = report
@@ -161,7 +172,7 @@ class LaplaceApproximation:
                 f"The density curves the wrong way, or not at all, in {count}: {directions}. This is no mode, but a "
                 "saddle. Begin MAP at other values, and run it again."
             )
-        if 2 * self.rank < len(self.mean):
+        if 2 * self.rank < len(self.mean) or not self.mode.level:
             return (
                 f"The density has no curvature in {count}: {directions}. It may have no mode, as where the deviations "
                 "of group effects can go to zero together with the effects. Integrate these out, or use variational "

@@ -8,9 +8,10 @@ With y = b(x) of all latent variables together::
 Whatever the dtypes of model and data, all is computed in float64: differences of float32 gradients are mostly rounding.
 """
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 from mxfusion_mvn.bijections import Bijection
+from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.inference._laws import size_of
 from mxfusion_mvn.inference.draws import draws_at_once, log_pdf_terms, unscaled
 
@@ -53,6 +54,8 @@ class UnconstrainedDensity:
             start = stop
         #: Where the search for the mode begins, NumPy array (n,).
         self.begin = np.concatenate(begin)
+        #: The last error that an evaluation has ended with, or None.
+        self.failure: Optional[Exception] = None
         self._base = {uuid: _in_float64(array) for uuid, array in finished.variables.items()}
         self._ctx = finished.inference.mxnet_context
 
@@ -76,7 +79,8 @@ class UnconstrainedDensity:
                 values = self._negative_log_density(x)
             values.backward()
             return values.asnumpy(), x.grad.asnumpy()
-        except mx.base.MXNetError:  # far from the mode a factorisation may fail
+        except (mx.base.MXNetError, NotPositiveDefiniteError) as error:  # far from the mode a factorisation may fail
+            self.failure = error
             return np.full(len(points), np.inf), np.zeros_like(points)
 
     def _negative_log_density(self, x):
