@@ -112,16 +112,13 @@ each row, or for each draw, it would take at least the array of the second colum
 
 def _memory_cases(bench):
     """For MAP with many rows, for SVI with many draws: the label, a function that gives cases, and the array in MB."""
-    rows, dim, samples = 10_000, 100, 5000
+    for label, rows, dim, samples in (("N", 10_000, 100, 1), ("S", 10, 300, 500)):
 
-    def many_rows(name, part):
-        return _memory_case(bench, name, *((rows, dim) if part == "big" else (10, 2)), 1)
+        def case_of(name, part, big=(rows, dim, samples)):
+            return _memory_case(bench, name, *(big if part == "big" else (10, 2, 1)))
 
-    def many_draws(name, part):
-        return _memory_case(bench, name, 10, *((dim, samples) if part == "big" else (2, 1)))
-
-    yield f"N x D x D, N = {rows:,}, D = {dim}", many_rows, 4 * rows * dim**2 / MEGABYTE
-    yield f"S x D x D, S = {samples:,}, D = {dim}", many_draws, 4 * samples * dim**2 / MEGABYTE
+        count = max(rows, samples)
+        yield f"{label} x D x D, {label} = {count:,}, D = {dim}", case_of, 4 * count * dim**2 / MEGABYTE
 
 
 def _memory_case(bench, name, rows, dim, samples):

@@ -23,6 +23,8 @@ def linear(design, weights, groups=None, dtype=None, ctx=None):
     """
     The linear predictor of a regression, a row for each observation: design @ weights.T.
 
+    In a loop over minibatches the design has to be an observed Variable, and there can be no groups.
+
     :param design: one row of P predictors for each observation, Variable, NDArray or NumPy array (N, P).
     :param weights: Variable (P,) for one response, or (K, P) for K of them; with groups (J, P), a row for each group.
     :param groups: which row of the weights belongs to each observation, integers (N,); None where all have the same.

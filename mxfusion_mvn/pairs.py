@@ -6,6 +6,7 @@ import numbers
 
 from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.axes import add, multiply, namespace, subtract
+from mxfusion_mvn.ridge import ridge_factor, ridge_split
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def product(difference, p, q):
     p, q = p.for_one_computation(), q.for_one_computation()
     root = p.root()
     whitened = linalg.transpose(q.whitening().on_rows(linalg.transpose(root)))
-    ridge = linalg.ridge_factor(whitened)
+    ridge = ridge_factor(whitened)
     target = q.whiten(difference)
     coefficients = structures.RowMap(_ridge_coefficients, whitened, ridge)(target)
     remainder = subtract(target, structures.RowMap(linalg.multiply, whitened)(coefficients))
@@ -137,7 +138,7 @@ def _support_gap(difference, p, q):
 
 
 def _ridge_coefficients(whitened, ridge, rows):
-    return linalg.ridge_split(whitened, ridge, rows)[0]
+    return ridge_split(whitened, ridge, rows)[0]
 
 
 def _intersection(p, q, root, ridge):

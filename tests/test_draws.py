@@ -2,6 +2,7 @@
 """Draws and densities of a finished inference, in the library's dicts by uuid."""
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import create_Gaussian_fullrank
 from mxfusion_mvn.inference._host_draws import draw
 from mxfusion_mvn.inference.draws import FinishedInference
@@ -20,6 +21,7 @@ from mxfusion.components import distributions as host
 from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, MinibatchInferenceLoop, StochasticVariationalInference
+from mxfusion.models import Posterior
 from scipy.stats import beta, dirichlet, gamma, multivariate_normal, norm
 from tolerances import TOLERANCE, assert_close
 
@@ -172,6 +174,26 @@ def test_the_data_of_the_last_run_is_taken_from_a_loop_that_keeps_it(rng):
     assert_close(array, exact.data, rtol=0)
     (array,) = FinishedInference(exact.inference, X=exact.data[:3]).data.values()
     assert array.shape == (3, 2)
+
+
+def test_a_posterior_that_depends_on_data_needs_it(rng):
+    """q(z_n | x_n) = N(slope x_n, 0.5)."""
+    model = Model()
+    model.N = Variable()
+    model.z = MultivariateNormal(shape=(model.N, 1), dtype="float64")
+    model.x = MultivariateNormal(mean=model.z, shape=(model.N, 1), dtype="float64")
+    posterior = Posterior(model)
+    posterior.slope = Variable(shape=(1,), initial_value=nd([3.0]))
+    predicted = linear(posterior.x, posterior.slope)
+    posterior.z.set_prior(MultivariateNormal(mean=predicted, covariance=0.5, dtype="float64"))
+    algorithm = StochasticVariationalInference(2, model, posterior, [model.x])
+    inference = GradBasedInference(algorithm, dtype="float64")
+    inference.initialize(x=(4, 1))
+    x = np.array([[-1.0], [0.0], [2.0], [5.0]])
+    draws = FinishedInference(inference, x=x).draw_posterior(20000)[model.z.uuid]
+    assert_moments(draws[..., 0], 3 * x[:, 0], 0.5 * np.eye(4))
+    with pytest.raises(InferenceError, match=r"`data`: got none; expected x, which the posterior depends on\. Pass"):
+        FinishedInference(inference).draw_posterior(2)
 
 
 def test_data_that_does_not_fit_is_refused(rng):

@@ -2,13 +2,15 @@
 """What is refused at definition, and that every message names the argument, what was got and what to do."""
 
 from mxfusion_mvn import MultivariateNormal, MultivariateNormalMeanPrecision
+from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx
 import numpy as np
 import pytest
 from host import nd
 from mxfusion import Model, Variable
-from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
+from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 
 EYE = np.eye(3)
@@ -212,3 +214,15 @@ def test_accepted_at_definition(accepted):
 def test_sizes_may_be_numpy_integers():
     assert MultivariateNormal(shape=(np.int64(7), np.int32(3))).shape == (7, 3)
     assert all(type(size) is int for size in MultivariateNormal(shape=(np.int64(7), np.int32(3))).shape)
+
+
+def test_a_variable_without_a_value_is_named():
+    model = Model()
+    model.w = MultivariateNormal(shape=(3,))
+    factor = Variable(shape=(3, 3), transformation=LowerCholesky(), initial_value=mx.nd.eye(3))
+    model.X = MultivariateNormal(mean=model.w, scale_tril=factor, shape=(7, 3))
+    posterior = Posterior(model)  # in which w has no distribution
+    algorithm = StochasticVariationalInference(model=model, posterior=posterior, observed=[model.X], num_samples=2)
+    inference = GradBasedInference(algorithm)
+    with pytest.raises(InferenceError, match="`random_variable`: got no value of w; expected .* Observe it, or give it one"):
+        inference.run(X=mx.nd.zeros((7, 3)), max_iter=1)

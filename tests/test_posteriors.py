@@ -5,7 +5,12 @@ from typing import NamedTuple
 
 from mxfusion_mvn import InverseWishart, LKJCholesky, MultivariateNormal, Wishart
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import create_Gaussian_fullrank, create_Gaussian_lowrank, create_Gaussian_meanfield
+from mxfusion_mvn.inference import (
+    create_Gaussian_fullrank,
+    create_Gaussian_lowrank,
+    create_Gaussian_meanfield,
+    unconstrained_gaussian,
+)
 from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -20,7 +25,7 @@ from conjugate import assert_moments, conjugate_model, exact_posterior
 from fitting import fit, last_losses
 from host import nd
 from mxfusion import Model, Variable
-from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.functions.operators import add, reshape
 from mxfusion.inference import (
@@ -641,6 +646,44 @@ def test_a_latent_variable_without_a_name(rng):
     assert_same_gaussian(learned(inference, posterior, latent), (np.array([0.5, -1.0]), 0.5 * np.eye(2)))
 
 
+# The Gaussian in unconstrained coordinates
+
+
+@pytest.mark.parametrize("name", sorted(CREATE))
+def test_the_gaussian_of_each_block_and_of_each_variable_in_none(name, dtype, rng):
+    """Its mean and covariance are those of the parameters."""
+    model = every_kind(dtype)
+    posterior = CREATE[name](model, [])
+    inference = GradBasedInference(StochasticVariationalInference(2, model, posterior, []), dtype=dtype)
+    inference.initialize()
+    values = random_parameters(posterior, rng)
+    for parameter in posterior.get_parameters(excluded=set()):
+        inference.params[parameter] = nd(values[parameter.uuid], dtype)
+    for law in laws(posterior, model.get_latent_variables([])):
+        joint = dict(posterior[law.latents[0]].factor.inputs).get("joint")
+        block = law.latents[0] if joint is None else int(joint.name[len("joint_") :])
+        found = unconstrained_gaussian(inference, block)
+        mean, cov = covariance(values, law.factor)
+        assert_close(found.mean, mean, rtol=1e-6)
+        rounding = {"float32": 1e-5, "float64": 1e-10}[dtype]
+        got = found.covariance.asnumpy()
+        assert_close(got, np.broadcast_to(cov, got.shape), rtol=rounding, atol=rounding)
+
+
+def test_what_has_no_gaussian_of_its_own_is_refused():
+    model = every_kind()
+    posterior = create_Gaussian_fullrank(model, [])
+    inference = GradBasedInference(StochasticVariationalInference(2, model, posterior, []), dtype="float64")
+    with pytest.raises(
+        InferenceError, match=r"`inference`: got one without values; expected a finished one\. Call its"
+    ):
+        unconstrained_gaussian(inference)
+    inference.initialize()
+    for block in (1, model.mean):
+        with pytest.raises(InferenceError, match=r"`block`: got .*, for which the posterior has no Gaussian; expected"):
+            unconstrained_gaussian(inference, block)
+
+
 # Files
 
 
@@ -739,7 +782,7 @@ def test_ranks_are_at_most_the_number_of_coordinates():
     model = every_kind()
     sizes = [b.raw_shape(v.shape) for v, b in latent_variables(model, []).items()]
     count = sum(int(np.prod(shape)) for shape in sizes)
-    for rank, expected in ((None, int(np.ceil(np.sqrt(count)))), (2, 2), (count + 3, count)):
+    for rank, expected in ((None, int(np.ceil(np.sqrt(count)))), (2, 2), (np.int64(3), 3), (count + 3, count)):
         posterior = create_Gaussian_lowrank(model, [], rank=rank)
         assert posterior.joint_0.factor.factor.shape == (count, expected)
     alone = Model()

@@ -282,6 +282,18 @@ def test_variables_that_are_not_latent_are_refused(keyword):
             create_Gaussian_meanfield(model, [model.x], **{keyword: given})
 
 
+def test_what_is_observed_are_variables_of_the_model():
+    """A name, or the variable of another model, would leave the observed one latent."""
+    model = model_with(DISTRIBUTIONS["host Normal"][0])
+    other = model_with(DISTRIBUTIONS["host Normal"][0])
+    message = r"`observed`: got .*; expected a list of variables of the model\. Write \[model\.x, model\.y\]"
+    for observed in (["v"], [other.v], model.v, [model.v, 3]):
+        for create in (MAP, create_Gaussian_meanfield):
+            with pytest.raises(ModelSpecificationError, match=message):
+                create(model, observed)
+    assert supports.latent_variables(model.clone(), [model.v]) == {}  # a copy has the same variables
+
+
 def test_variables_of_the_model_are_in_its_order():
     model = Model()
     model.scale = host.Gamma.define_variable(ONE, ONE, (1,))

@@ -209,7 +209,7 @@ class VectorDistribution(Distribution):
         return align_samples(arrays, self._event_axes())
 
     def _collect(self, edges, variables):
-        arrays = {name: variables[variable.uuid] for name, variable in edges}
+        arrays = {name: _value(name, variable, variables) for name, variable in edges}
         dtypes = {array.dtype for array in arrays.values() if isinstance(array, mx.nd.NDArray)}
         held = [array for array in arrays.values() if isinstance(array, mx.nd.NDArray)]
         for name, array in arrays.items():
@@ -314,6 +314,15 @@ class VectorDistribution(Distribution):
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)
+
+
+def _value(name, variable, variables):
+    if variable.uuid in variables:
+        return variables[variable.uuid]
+    raise InferenceError(
+        f"`{name}`: got no value of {variable.name or 'its variable'}; expected an observed variable, a parameter or a "
+        "latent variable that has a distribution of its own in the posterior. Observe it, or give it one."
+    )
 
 
 def _bits(dtype):

@@ -89,7 +89,7 @@ def _hessian(density, point, deviation, groups):
     for group in groups:
         block = differences[: len(group), group] / (2 * step[group, None])
         hessian[np.ix_(group, group)] = 0.5 * (block + block.T)
-    curvature = np.maximum(np.diag(hessian), 0)
+    curvature = np.abs(np.diag(hessian))
     with np.errstate(divide="ignore"):
         scale = np.minimum(1 / np.sqrt(curvature), _FLAT * np.maximum(1, np.abs(point)))
     return hessian, scale

@@ -38,8 +38,8 @@ _LISTED = 3
 # A scaled eigenvalue below this is no rounding of zero.
 _WRONG_WAY = -1e-3
 _NOT_FOUND = (
-    "Newton's method found no mode, and where it ended the approximation means nothing. Run MAP on before, or begin it at "
-    "other values."
+    "Newton's method found no mode, and where it ended the approximation means nothing. Run MAP on before, or begin it "
+    "at other values."
 )
 
 

@@ -7,6 +7,8 @@ variables, or those of a block, share one Gaussian and are correlated. Its param
 the correlations, an array without units (:mod:`mxfusion_mvn.inference._laws`).
 """
 
+import numbers
+
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, gaussian, size_of
 from mxfusion_mvn.inference.supports import latent_variables
@@ -113,11 +115,11 @@ def create_Gaussian_lowrank(
     :returns: Posterior, with variables as in :func:`create_Gaussian_fullrank`.
     :raises ModelSpecificationError: as :func:`create_Gaussian_fullrank`, and for a rank that is not a positive integer.
     """
-    if rank is not None and not (isinstance(rank, int) and rank > 0):
+    if rank is not None and not (isinstance(rank, numbers.Integral) and rank > 0):
         checks.refuse("rank", repr(rank), "a positive integer or None", "Start with rank=1.")
 
     def root(size):
-        columns = min(size, rank or int(np.ceil(np.sqrt(size))))
+        columns = int(min(size, rank or np.ceil(np.sqrt(size))))
         # Cosines of as many frequencies: columns that differ, without a random number.
         waves = np.cos(np.pi * np.outer(np.arange(size) + 0.5, np.arange(1, columns + 1)) / (size + 1))
         loadings = mx.nd.array(_INITIAL_LOADING * waves, dtype="float64")
@@ -134,8 +136,12 @@ def unconstrained_gaussian(inference, block=0):
     :param block: the number of a block, or a latent Variable that is in none.
     :returns: a :class:`~mxfusion_mvn.Gaussian` (n,) over the coordinates of the block, its latent variables one after
         another, or (B..., n) over those of the variable.
-    :raises InferenceError: if there is no such Gaussian.
+    :raises InferenceError: if there is no such Gaussian, or the inference has not been run.
     """
+    if not inference._initialized:
+        raise InferenceError(
+            "`inference`: got one without values; expected a finished one. Call its run or load first."
+        )
     posterior = inference.inference_algorithm.posterior
     variable = posterior[block] if isinstance(block, Variable) else getattr(posterior, f"joint_{block}", None)
     law = getattr(variable, "factor", None)

@@ -12,7 +12,7 @@ from mxfusion_mvn.inference._names import name_of
 import mxnet as mx
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
-from mxfusion.components.variables import VariableType
+from mxfusion.components.variables import Variable, VariableType
 from mxfusion.modules import gp_modules
 from mxfusion.util.inference import variables_to_UUID
 
@@ -63,8 +63,10 @@ def latent_variables(model, observed, supports=None, excluded=()):
     :param supports: as in :func:`support_of`.
     :param excluded: list of latent Variables to leave out.
     :returns: dict from Variables to bijections, in the order of the model.
-    :raises ModelSpecificationError: as :func:`support_of`, and for supports of what is not latent.
+    :raises ModelSpecificationError: as :func:`support_of`, for supports of what is not latent, and for observed
+        variables that are none of the model's.
     """
+    _check_observed(model, observed)
     random = {v.uuid for v in model.get_latent_variables(variables_to_UUID(observed))}
     for name, variables in (("supports", supports or ()), ("excluded", excluded)):
         for variable in variables:
@@ -75,6 +77,14 @@ def latent_variables(model, observed, supports=None, excluded=()):
                 )
     latent = model.get_latent_variables(variables_to_UUID([*observed, *excluded]))
     return {variable: support_of(variable, supports) for variable in latent}
+
+
+def _check_observed(model, observed):
+    for variable in [observed] if isinstance(observed, Variable) else observed:
+        if variable is observed or not isinstance(variable, Variable) or variable.uuid not in model:
+            raise ModelSpecificationError(
+                f"`observed`: got {variable!r}; expected a list of variables of the model. Write [model.x, model.y]."
+            )
 
 
 def _uniform(factor):

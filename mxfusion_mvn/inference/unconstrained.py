@@ -8,7 +8,7 @@ With y = b(x) of all latent variables together::
 Whatever the dtypes of model and data, all is computed in float64: differences of float32 gradients are mostly rounding.
 """
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Tuple
 
 from mxfusion_mvn.bijections import Bijection
 from mxfusion_mvn.failure import NotPositiveDefiniteError
@@ -55,7 +55,7 @@ class UnconstrainedDensity:
         #: Where the search for the mode begins, NumPy array (n,).
         self.begin = np.concatenate(begin)
         #: The last error that an evaluation has ended with, or None.
-        self.failure: Optional[Exception] = None
+        self.failure = None
         self._base = {uuid: _in_float64(array) for uuid, array in finished.variables.items()}
         self._ctx = finished.inference.mxnet_context
 

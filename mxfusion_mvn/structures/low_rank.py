@@ -12,6 +12,7 @@ y - V a = d^-1/2 (r - W a) would still be mostly rounding, so W a is subtracted 
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.axes import add, broadcast_leading, multiply, namespace
+from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 import mxnet as mx
@@ -37,12 +38,12 @@ class LowRank(Structure):
         F = namespace(self.factor)
         deviations = F.sqrt(self.diagonal)
         scaled = linalg.scale_rows(self.factor, 1 / deviations)
-        return linalg.as_row(deviations), scaled, linalg.ridge_factor(scaled)
+        return linalg.as_row(deviations), scaled, ridge_factor(scaled)
 
     @computed_once
     def _parts(self):
         """W as a sum, twice (B'..., D, r)."""
-        return linalg.split(self.factor)
+        return split(self.factor)
 
     def root(self):
         """[W, diag(sqrt d)], (B'..., D, r + D)."""
@@ -130,11 +131,11 @@ class LowRank(Structure):
 
 
 def _whiten(deviations, scaled, ridge, leading, rest, rows):
-    coefficients = linalg.ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
-    remainder = linalg.divide_entries(deviations, linalg.subtract_product(leading, rest, coefficients, rows))
+    coefficients = ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
+    remainder = linalg.divide_entries(deviations, subtract_product(leading, rest, coefficients, rows))
     return namespace(rows).concat(remainder, coefficients, dim=-1)
 
 
 def _regress(deviations, scaled, ridge, loadings, rows):
-    coefficients = linalg.ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
+    coefficients = ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
     return linalg.multiply(loadings, coefficients)

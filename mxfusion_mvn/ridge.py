@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ridge regression on the columns of a matrix V: what I + V V^T takes, without a matrix of its size.
+
+The same code for NDArray and Symbol, on the last axes, as in :mod:`mxfusion_mvn.linalg`.
+"""
+
+from mxfusion_mvn import linalg
+from mxfusion_mvn.axes import namespace
+
+
+def ridge_factor(matrix):
+    """
+    The Cholesky factor of I + V^T V, all of whose eigenvalues are at least 1.
+
+    :param matrix: V (B..., D, E).
+    :returns: lower triangular, (B..., E, E).
+    """
+    gram = namespace(matrix).linalg.syrk(matrix, transpose=True)
+    return linalg.cholesky(gram + linalg.identity_like(linalg.diagonal(gram)))
+
+
+def ridge_coefficients(matrix, factor, rows):
+    """
+    The ridge regression a = (I + V^T V)^-1 V^T y of every row y on the columns of V.
+
+    One step of iterative refinement (Higham, Accuracy and Stability of Numerical Algorithms, chapter 12) takes the
+    condition number of V out of the error.
+
+    :param matrix: V (K, D, E).
+    :param factor: that of :func:`ridge_factor`, (K, E, E).
+    :param rows: y (K, R, D).
+    :returns: a (K, R, E).
+    """
+    F = namespace(rows)
+
+    def solve(right_hand_side):
+        return linalg.solve_upper(factor, linalg.solve_lower(factor, right_hand_side))
+
+    coefficients = solve(F.linalg.gemm2(rows, matrix))
+    remainder = rows - linalg.multiply(matrix, coefficients)
+    return coefficients + solve(F.linalg.gemm2(remainder, matrix) - coefficients)
+
+
+def ridge_split(matrix, factor, rows):
+    """
+    The ridge regression a of every row y, and what it leaves, y - V a.
+
+    Then y^T (I + V V^T)^-1 y = |y - V a|^2 + |a|^2.
+
+    :param matrix: V (K, D, E).
+    :param factor: that of :func:`ridge_factor`, (K, E, E).
+    :param rows: y (K, R, D).
+    :returns: a (K, R, E) and y - V a (K, R, D).
+    """
+    coefficients = ridge_coefficients(matrix, factor, rows)
+    return coefficients, rows - linalg.multiply(matrix, coefficients)
+
+
+def split(matrix):
+    """
+    A matrix as the sum of two, in float32 the first with so few significant bits that products of two such are exact.
+
+    These are at most 11, on one grid per row, by adding and subtracting a large number (Rump, Ogita and
+    Oishi, Accurate floating-point summation, SIAM J. Sci. Comput. 31, 2008). The derivative is that of the matrix.
+
+    :param matrix: (B..., D, E).
+    :returns: the leading part and the rest, each (B..., D, E).
+    """
+    F = namespace(matrix)
+    large = linalg.constant(2.0**14 * F.max(F.abs(matrix), axis=-1, keepdims=True))
+    leading = F.broadcast_sub(F.broadcast_add(matrix, large), large)
+    return leading, matrix - leading
+
+
+def subtract_product(leading, rest, coefficients, rows):
+    """
+    y - A x for every row y, to the last digits also where y and A x are nearly equal.
+
+    :param leading: the first part of A by :func:`split`, (K, D, E).
+    :param rest: the second, (K, D, E).
+    :param coefficients: x (K, R, E).
+    :param rows: y (K, R, D).
+    :returns: (K, R, D).
+    """
+    coarse, fine = split(coefficients)
+    rows = rows - linalg.multiply(leading, coarse) - linalg.multiply(leading, fine)
+    return rows - linalg.multiply(rest, coefficients)
