@@ -42,31 +42,34 @@ _STRUCTURES = {"covariance": structures.Dense, "precision": structures.Precision
 
 
 @contextlib.contextmanager
-def summed_log_pdf(is_constant=None):
+def summed_log_pdf(is_constant=None, caller=None):
     """
     For the span of a ``with`` block, in this thread, let log densities of vectors be totals over their rows.
 
-    A distribution may then return (S or 1,) in place of (S or 1, B...). Whoever asks for rows must not be inside such a
-    block.
+    A distribution may then return (S or 1,) in place of (S or 1, B...).
 
     :param is_constant: function of an NDArray: whether it is the same in each evaluation of what is being traced. It
         may then be read, and be reduced to statistics. None for all that no gradient is wanted of.
+    :param caller: code object of the function whose own calls may get totals; to weigh or to clip rows, others need
+        them. None for all.
     """
-    before = getattr(_STATE, "is_constant", None)
-    _STATE.is_constant = is_constant or (lambda array: True)
+    before = getattr(_STATE, "block", None)
+    _STATE.block = is_constant or (lambda array: True), caller
     try:
         yield
     finally:
-        _STATE.is_constant = before
+        _STATE.block = before
 
 
-def is_summed():
+def is_summed(caller=None):
     """
-    Whether this thread is inside :func:`summed_log_pdf`.
+    Whether this thread is inside :func:`summed_log_pdf`, in a block for all or for a caller.
 
+    :param caller: code object of who asks for a log density.
     :returns: a bool.
     """
-    return getattr(_STATE, "is_constant", None) is not None
+    block = getattr(_STATE, "block", None)
+    return block is not None and block[1] in (None, caller)
 
 
 def is_constant(array):
@@ -76,7 +79,8 @@ def is_constant(array):
     :param array: NDArray.
     :returns: a bool.
     """
-    return is_summed() and not is_differentiated(array) and bool(_STATE.is_constant(array))
+    block = getattr(_STATE, "block", None)
+    return block is not None and not is_differentiated(array) and bool(block[0](array))
 
 
 def total_log_pdf(x, mean, covariance=None, precision=None, scale_tril=None):

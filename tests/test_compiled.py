@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
 from host import nd
+from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.inference import BatchInferenceLoop, GradBasedInference
+from mxfusion.components.distributions import Normal
+from mxfusion.components.functions.operators import broadcast_to
+from mxfusion.inference import MAP, BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from runs import map_inference, parameters, stopped, variance_model
 
 # The host's parameters
@@ -80,6 +83,103 @@ def test_parameters_with_learning_rates_of_their_own():
             inference.run(Y=nd(DATA, "float32"), max_iter=20, learning_rate=0.02)
         inferences.append(inference)
     assert_close_parameters(*inferences, 1e-6)
+
+
+class Counting(mx.optimizer.Optimizer):
+    """An optimizer of a user's, which does not count its updates as MXNet's do."""
+
+    def create_state(self, index, weight):
+        return None
+
+    def update(self, index, weight, grad, state):
+        weight[:] = weight - self.lr * grad.sign()
+
+
+def test_an_optimizer_that_does_not_count():
+    options = {"optimizer": Counting(learning_rate=0.01), "max_iter": 12}
+    assert_close_parameters(fitted(CompiledLoop(), **options), fitted(BatchLoop(), **options), 1e-6)
+
+
+@pytest.mark.parametrize("create", [mx.optimizer.Adam, mx.optimizer.Nadam, mx.optimizer.SGLD])
+def test_a_parameter_whose_gradient_cancels_decays_all_the_same(create):
+    """Simplified, the graph has it no more; weight decay and noise of the optimizer move it."""
+    model = Model()
+    model.mean, model.other = (Variable(shape=(1,), initial_value=nd([value], "float32")) for value in (0.3, 0.7))
+    mean = broadcast_to(model.mean + model.other - model.other, DATA.shape)
+    model.Y = Normal.define_variable(mean=mean, variance=nd(np.ones((1, 1)), "float32"), shape=DATA.shape)
+    options = {"algorithm": MAP(model, [model.Y]), "max_iter": 12}
+    rule = create(learning_rate=0.01, wd=0.5)
+    compiled, plain = (fitted(loop, optimizer=rule, **options) for loop in (CompiledLoop(), BatchLoop()))
+    assert compiled.record.compiled
+    assert compiled.params[model.other].asscalar() != np.float32(0.7)
+    assert_close_parameters(compiled, plain, 1e-6)
+
+
+class WithDensity(StochasticVariationalInference):
+    """An objective with one of MXNet's own densities in it, which are named as its draws are."""
+
+    def compute(self, F, variables):
+        loss, mean = super().compute(F, variables)[0], variables[self.posterior.mean.uuid].reshape((1,))
+        loss = loss - F.sum(F.random_pdf_normal(nd([[0.3, 0.4]], "float32"), mean, nd([1.0], "float32"), is_log=True))
+        return loss, loss
+
+
+def test_densities_are_not_taken_for_draws():
+    compiled, host = (fitted(loop, variational(WithDensity)) for loop in (CompiledLoop(), BatchInferenceLoop()))
+    assert compiled.record.compiled
+    assert_close_parameters(compiled, host, 1e-6)
+
+
+class Clipped(MAP):
+    """Rows that are far out count less: the objective is no sum of log densities."""
+
+    def compute(self, F, variables):
+        rows = self.model.Y.factor.log_pdf(F=F, variables=variables)
+        loss = -F.sum(F.maximum(rows, -4.0))
+        return loss, loss
+
+
+def test_who_asks_for_rows_gets_rows():
+    model = vectors().model
+    compiled, host = (
+        fitted(loop, Clipped(model, [model.Y]), data=2 * ROWS) for loop in (CompiledLoop(), BatchInferenceLoop())
+    )
+    assert compiled.record.compiled
+    assert_close_parameters(compiled, host, 1e-6)
+
+
+def fix(parameter):
+    parameter.grad_req = "null"
+
+
+def slow_down(parameter):
+    parameter.lr_mult = 0.1
+
+
+def changed_at_checkpoints(loop, change):
+    """The inference after a run of which one checkpoint sets and changes a parameter, and the next frees it."""
+
+    def alter(record):
+        inference.params[mean] = nd([1.0, 2.0], "float32")
+        parameter = inference.params.param_dict[mean.uuid]
+        if record.iterations == 10:
+            change(parameter)
+        else:
+            parameter.grad_req = "write"
+
+    algorithm = vectors()
+    mean = algorithm.model.mean
+    inference = GradBasedInference(algorithm, grad_loop=loop(checkpoint=alter, check_every=10))
+    inference.record = inference.run(Y=nd(ROWS, "float32"), max_iter=30, learning_rate=0.05)
+    return inference
+
+
+@pytest.mark.parametrize("change", [fix, slow_down])
+def test_a_checkpoint_may_change_parameters(change):
+    compiled, plain = (changed_at_checkpoints(loop, change) for loop in (CompiledLoop, BatchLoop))
+    assert compiled.record.compiled
+    assert compiled.record.fallback_reason is None
+    assert_close_parameters(compiled, plain, 1e-6)
 
 
 def test_schedule_stop_and_checkpoint():

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled minibatch loop: batches and parameters are those of the loop that does not compile."""
 
+from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
 
+import mxnet as mx
 import numpy as np
 import pytest
-from compiled_runs import ROWS, assert_close_parameters, fitted, variational, vectors
+from compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
 from host import nd
+from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.inference import MAP, GradBasedInference
 from runs import map_inference, parameters, stopped, variance_model
 
 
@@ -52,3 +56,61 @@ def test_a_compiled_minibatch_run_that_is_not_finite():
         inference.run(X=nd(np.zeros((4, 1)), "float64"), optimizer="sgd", learning_rate=0.02, max_iter=200)
     assert loop.record.reason == "not finite"
     assert all(np.isfinite(value).all() for value in parameters(inference))
+
+
+class Partial(MAP):
+    """Batches of some sizes say nothing of the covariance."""
+
+    def compute(self, F, variables):
+        if self.is_silent(variables[self.model.Y.uuid].shape[1]):
+            loss = F.sum(F.square(variables[self.model.mean.uuid])).reshape((1,))
+            return loss, loss
+        return super().compute(F, variables)
+
+
+@pytest.mark.parametrize("is_silent", [lambda rows: rows < 10, lambda rows: rows == 10], ids=["last", "others"])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_parameters_without_a_gradient_in_batches_of_some_size(optimizer, is_silent):
+    model = vectors().model
+    algorithm = Partial(model, [model.Y])
+    algorithm.is_silent = is_silent
+    options = {"data": ROWS, "max_iter": 6, "optimizer": optimizer}
+    with not_compiled("a batch of another size has other parameters"):
+        compiled = fitted(CompiledMinibatchLoop(10), algorithm, **options)
+    assert_close_parameters(compiled, fitted(MinibatchLoop(10), algorithm, **options), 1e-6)
+
+
+class Reading(MAP):
+    """Small batches read the loss."""
+
+    def compute(self, F, variables):
+        loss = super().compute(F, variables)[0]
+        if variables[self.model.Y.uuid].shape[1] < 10:
+            loss = loss * float(loss.asscalar() > 0) + loss
+        return loss, loss
+
+
+def test_the_optimizer_goes_on_where_only_the_last_batch_cannot_be_compiled():
+    model = vectors().model
+    with not_compiled("reads the value"):
+        compiled = fitted(CompiledMinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6)
+    assert_close_parameters(compiled, fitted(MinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6), 1e-6)
+
+
+def test_a_failed_factorisation_is_said_to_be_of_its_own_iteration():
+    """Nobody waits for a compiled step: here the smaller batch at the end of the epoch runs into the failure."""
+
+    def run(loop):
+        model = Model()
+        model.N = Variable()
+        model.covariance = Variable(shape=(2, 2), initial_value=nd(np.eye(2), "float32"))
+        model.Y = MultivariateNormal(nd([0.0, 0.5], "float32"), model.covariance, shape=(model.N, 2))
+        inference = GradBasedInference(MAP(model, [model.Y]), grad_loop=loop(5))
+        mx.random.seed(1)
+        with stopped():
+            return inference.run(Y=nd(0.05 * ROWS, "float32"), max_iter=30, optimizer="sgd", learning_rate=0.02)
+
+    compiled, plain = run(CompiledMinibatchLoop), run(MinibatchLoop)
+    assert compiled.iterations == plain.iterations < 5
+    assert f"teration {plain.iterations} " in compiled.message.split("`covariance`")[0]
+    np.testing.assert_allclose(compiled.loss, plain.loss, rtol=1e-5)

@@ -224,5 +224,7 @@ def test_a_variable_without_a_value_is_named():
     posterior = Posterior(model)  # in which w has no distribution
     algorithm = StochasticVariationalInference(model=model, posterior=posterior, observed=[model.X], num_samples=2)
     inference = GradBasedInference(algorithm)
-    with pytest.raises(InferenceError, match="`random_variable`: got no value of w; expected .* Observe it, or give it one"):
+    with pytest.raises(
+        InferenceError, match="`random_variable`: got no value of w; expected .* Observe it, or give it one"
+    ):
         inference.run(X=mx.nd.zeros((7, 3)), max_iter=1)

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objectives that a trace of one evaluation does not tell the truth about: they are not compiled, and are trained."""
 
+import ctypes
+import pickle
+import random
 import threading
 
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
@@ -11,7 +14,16 @@ import mxnet as mx
 import mxnet.ndarray.register as register
 import numpy as np
 import pytest
-from compiled_runs import DATA, assert_close_parameters, assert_falls_back, fitted, not_compiled, variational
+from compiled_runs import (
+    DATA,
+    ROWS,
+    assert_close_parameters,
+    assert_falls_back,
+    fitted,
+    not_compiled,
+    variational,
+    vectors,
+)
 from host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
@@ -20,6 +32,7 @@ from mxfusion.components.functions import MXFusionFunction
 from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxnet import autograd
+from mxnet.base import _LIB, check_call
 from mxnet.gluon import HybridBlock
 from mxnet.ndarray import NDArray
 from runs import map_inference
@@ -57,7 +70,6 @@ class NumPyNoise(MXFusionFunction):
 
 
 def with_noisy_function():
-    algorithm = variational()
     model = Model()
     model.N = Variable()
     model.mu = Normal.define_variable(mean=nd([0.0], "float32"), variance=nd([1.0], "float32"), shape=(1,))
@@ -65,7 +77,7 @@ def with_noisy_function():
     model.Y = Normal.define_variable(
         mean=broadcast_to(model.noisy, (model.N, 1)), variance=nd(np.ones((1, 1)), "float32"), shape=(model.N, 1)
     )
-    return MAP(model, [model.Y]) if algorithm is None else MAP(model, [model.Y])
+    return MAP(model, [model.Y])
 
 
 def counting(use):
@@ -103,6 +115,28 @@ def changed_after_use(loss, variables):
     return loss
 
 
+def coin_of_numpy():
+    """Random numbers that may well be the same twice: these are, in the first two evaluations."""
+    count = [0]
+
+    def change(loss, variables):
+        count[0] += 1
+        coin = np.random.randint(2)
+        return loss * float(coin + 1 if count[0] > 2 else 1)
+
+    return change
+
+
+def own_slope(loss, variables):
+    """The gradient of |loss|, which does not change as long as the loss has the same sign."""
+    value, slope = loss.detach(), nd([0.0], "float32")
+    autograd.mark_variables([value], [slope])
+    with autograd.record():
+        size = value.abs()
+    autograd.backward([size], retain_graph=True)
+    return loss * slope
+
+
 class Doubled(autograd.Function):
     """An operator written in Python."""
 
@@ -131,6 +165,20 @@ TREACHEROUS = {
         "reads the value",
         overridden(lambda loss, variables: loss * nd(loss.asnumpy(), "float32")),
     ),
+    "value pickled": ("reads the value", overridden(lambda loss, variables: loss * pickle.loads(pickle.dumps(loss)))),
+    "value through DLPack": (
+        "reads the value",
+        overridden(lambda loss, variables: loss * mx.nd.from_dlpack(loss.detach().to_dlpack_for_read()).copy()),
+    ),
+    "coin of NumPy": ("Python or NumPy draws", lambda: overridden(coin_of_numpy())()),
+    "coin of Python": ("Python or NumPy draws", overridden(lambda loss, variables: random.random() and loss)),
+    "slope of its own": ("computes gradients of its own", overridden(own_slope)),
+    "mirrored image": (
+        "draws random numbers together with something else",
+        overridden(
+            lambda loss, variables: loss * mx.nd.image.random_flip_left_right(nd([[[1.0], [2.0]]], "float32"))[0, 0]
+        ),
+    ),
     "own gradient": (
         "attaches a gradient",
         overridden(lambda loss, variables: (loss * 1.5).attach_grad() or loss),
@@ -144,6 +192,55 @@ TREACHEROUS = {
 @pytest.mark.parametrize("name", sorted(TREACHEROUS))
 def test_treacherous_objectives_are_not_compiled(name):
     assert_falls_back(*TREACHEROUS[name])
+
+
+class Peeking(MAP):
+    """The objective has a number in it that is read from the memory of a parameter, where no hook is."""
+
+    def compute(self, F, variables):
+        loss = super().compute(F, variables)[0]
+        array, address = variables[self.model.mean.uuid], ctypes.c_void_p()
+        array.wait_to_read()
+        check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+        loss = loss * (1.0 + abs(ctypes.cast(address, ctypes.POINTER(ctypes.c_float))[0]))
+        return loss, loss
+
+
+def test_evaluations_at_the_same_parameters_say_nothing_of_others():
+    """A warm-up may begin with learning rates of 0."""
+
+    def schedule(iteration):
+        return 0.0 if iteration < 3 else 0.05
+
+    model = vectors().model
+    with not_compiled("`scalar` of operator"):
+        compiled = fitted(CompiledLoop(schedule=schedule), Peeking(model, [model.Y]), data=ROWS, max_iter=10)
+    plain = fitted(BatchLoop(schedule=schedule), Peeking(model, [model.Y]), data=ROWS, max_iter=10)
+    assert_close_parameters(compiled, plain, 1e-6)
+
+
+# What changes after it was compiled
+
+
+def test_an_objective_that_changes_later():
+    """Two evaluations are compared, and the third is the one at the end of the run."""
+    create = overridden(counting(lambda loss, n: loss * (1.0 if n < 3 else 2.0)))
+    with not_compiled("has changed since it was compiled: the objective is not the same computation each time"):
+        record = fitted(CompiledLoop(), create(), max_iter=10).record
+    assert record.compiled
+    assert "Compiled, but the objective has changed" in str(record)
+
+
+@pytest.mark.parametrize("loop", [CompiledLoop, lambda **options: CompiledMinibatchLoop(26, **options)])
+def test_data_changed_in_place_during_a_run(loop):
+    def change(record):
+        data[:] = data * 3
+
+    data = nd(ROWS, "float32")
+    inference = GradBasedInference(vectors(), grad_loop=loop(checkpoint=change, check_every=5))
+    with not_compiled("data changed in place"):
+        record = inference.run(Y=data, max_iter=10)
+    assert "has changed since it was compiled" in record.fallback_reason
 
 
 def test_no_parameter_to_train():

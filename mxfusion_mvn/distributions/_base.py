@@ -7,6 +7,7 @@ that are already aligned: (S or 1, B..., event), all with the same number of bat
 
 import inspect
 import numbers
+import sys
 from typing import Dict, Tuple
 
 from mxfusion_mvn import checks
@@ -137,8 +138,9 @@ class VectorDistribution(Distribution):
         :returns: NDArray (S or 1, B...); inside :func:`~mxfusion_mvn.summed.summed_log_pdf` perhaps totals (S or 1,).
         """
         arrays = self._arrays(self.inputs + self.outputs, variables)
+        summed = is_summed(sys._getframe(1).f_code)
         try:
-            log_pdf = self._total(variables, **arrays) if is_summed() else self.log_pdf_impl(F=F, **arrays)
+            log_pdf = self._total(variables, **arrays) if summed else self.log_pdf_impl(F=F, **arrays)
         except NotFiniteError:
             # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
             # MXNet hands out garbage, also for the data.

@@ -2,6 +2,6 @@
 """From one imperative evaluation of an objective to a program that repeats it: traced, simplified, bound, checked.
 
 ``tracing`` and ``hooks`` write down a ``graph``; ``simplify`` and the rules it applies (``rewriter``, ``sums``,
-``splits``, ``matrices``, ``lowering``) make it cheaper; ``program`` and ``flat`` run it; ``evaluation`` decides whether
-to trust it.
+``splits``, ``matrices``, ``products``, ``lowering``) make it cheaper; ``program`` runs it; ``evaluation`` decides
+whether to trust it, and ``explain`` tells of it. Nothing here knows of the loops.
 """

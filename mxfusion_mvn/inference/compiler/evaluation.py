@@ -5,21 +5,26 @@ The first evaluations are the host's own, and count as such: no random number is
 what Python does in an evaluation is done no more often. They are traced. The program is used if
 
 * both traces are the same operators on the same constants, though parameters and draws were others: nothing that
-  Python or NumPy contributes changes from one evaluation to the next;
+  Python or NumPy contributes changes from one evaluation to the next, and neither of them draws random numbers;
 * the program, run on the draws of the second evaluation, gives its loss and all of its gradients;
 * each parameter with a gradient is in the graph.
+
+At the end of a run the objective is evaluated and traced once more, to see whether it is still the same.
 """
 
+import pickle
+import random
 from typing import List, NamedTuple
 
 from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, Graph, difference, digest, leaf
 from mxfusion_mvn.inference.compiler.program import Program
 from mxfusion_mvn.inference.compiler.simplify import simplify
-from mxfusion_mvn.inference.compiler.tracing import tracing
+from mxfusion_mvn.inference.compiler.tracing import TRAINING_ONLY, tracing
 from mxfusion_mvn.summed import summed_log_pdf
 
 import mxnet as mx
 import numpy as np
+from mxfusion.models.factor_graph import FactorGraph
 from mxnet import autograd
 
 # How far the program may be from the evaluation, relative to the largest gradient of a parameter, to the largest of
@@ -30,11 +35,12 @@ _LOSS = {"float32": 1e-4, "float64": 1e-9}
 
 
 class _Evaluation(NamedTuple):
-    """What is known of an evaluation: its graph and the fingerprints of its constants and draws."""
+    """What is known of an evaluation: its graph, fingerprints of constants and draws, and whether others drew, too."""
 
     graph: Graph
     constants: List[bytes]
     draws: List[bytes]
+    draws_elsewhere: bool
 
 
 class Evaluations:
@@ -61,6 +67,7 @@ class Evaluations:
         self._ctx = ctx
         self._is_changing = is_changing
         self._before = None
+        self._compiled = None
 
     def evaluate(self, data):
         """
@@ -69,16 +76,33 @@ class Evaluations:
         :param data: list of NDArrays.
         :returns: the loss, NDArray.
         """
-        with tracing(self._leaves(data)) as trace, summed_log_pdf(lambda array: not trace.holds(array)):
-            loss, objective = self._evaluated(data)
+        trace, known, loss, objective = self._traced(data)
         objective.backward()
-        graph = trace.graph(loss, objective)
         self.reason = trace.reason
-        if graph is not None:
-            self._compare(graph, loss)
+        if known is not None:
+            self._compare(known, loss)
             self.folded = trace.folded
             self.data = data
         return loss.detach()
+
+    def can_check(self):
+        """
+        Whether the objective can be evaluated and traced once more without leaving a mark.
+
+        :returns: a bool.
+        """
+        # In training mode, where an objective is traced, these draw or move averages; out of it they do not.
+        return self._compiled is not None and not set(TRAINING_ONLY) & set(self.traced.operators())
+
+    def check(self, data):
+        """
+        Evaluate imperatively, and compare with what was compiled.
+
+        :param data: list of NDArrays.
+        :returns: the loss, NDArray, and how the objective has changed, None if it has not.
+        """
+        trace, known, loss, _ = self._traced(data)
+        return loss.detach(), trace.reason if known is None else _change(self._compiled, known)
 
     def program(self, learned):
         """
@@ -96,18 +120,23 @@ class Evaluations:
             self.reason = f"MXNet cannot bind the graph: {_last_line(error)}"
             return None
 
-    def _evaluated(self, data):
-        with autograd.record():
-            return self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
+    def _traced(self, data):
+        """The trace, what is known of the evaluation, None if it cannot be traced, its loss and its objective."""
+        streams = _streams()
+        sums = FactorGraph.log_pdf.__code__
+        with tracing(self._leaves(data)) as trace, summed_log_pdf(lambda array: not trace.holds(array), sums):
+            with autograd.record():
+                loss, objective = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
+        graph = trace.graph(loss, objective)
+        return trace, None if graph is None else _known(graph, _streams() != streams), loss, objective
 
     def _leaves(self, data):
         leaves = [leaf(PARAMETER, parameter.data(), uuid) for uuid, parameter in self._parameters.items()]
         changing = [(position, array) for position, array in enumerate(data) if self._is_changing[position]]
         return leaves + [leaf(DATA, array, position) for position, array in changing]
 
-    def _compare(self, graph, loss):
+    def _compare(self, now, loss):
         """Compare an evaluation with the one before, and with what the program makes of it."""
-        now = _Evaluation(graph, _digests(_constants(graph)), _digests(_draws(graph)))
         before, self._before = self._before, now
         if before is None:
             return
@@ -115,7 +144,8 @@ class Evaluations:
         wanted = {uuid: parameter.grad().asnumpy() for uuid, parameter in self._parameters.items()}
         value = loss.asnumpy().ravel()[0]
         if np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in wanted.values()):
-            self.reason = _change(before, now) or self._deviation(graph, value, wanted)
+            self.reason = _change(before, now) or _doubt(now) or self._deviation(now.graph, value, wanted)
+            self._compiled = now if self.reason is None else None
         # Else the run is about to end, or the next evaluations will show.
 
     def _deviation(self, graph, value, wanted):
@@ -148,6 +178,10 @@ class Evaluations:
         return None
 
 
+def _known(graph, draws_elsewhere):
+    return _Evaluation(graph, _digests(_constants(graph)), _digests(_draws(graph)), draws_elsewhere)
+
+
 def _constants(graph):
     return [node.array for node in graph.nodes if node.operator == CONSTANT]
 
@@ -171,11 +205,23 @@ def _change(before, now):
         if first != second:
             return (
                 f"an array of shape {node.shapes[0]} comes from outside of MXNet's graph and changes from one "
-                "evaluation to the next (random numbers of NumPy, a counter, or a value read into Python)"
+                "evaluation to the next (random numbers of NumPy, a counter, a value read into Python, or data "
+                "changed in place)"
             )
     if any(first == second for first, second in zip(before.draws, now.draws)):
         return "the same random numbers are drawn in each evaluation, so something seeds the random streams"
     return None
+
+
+def _doubt(now):
+    if now.draws_elsewhere:
+        return "Python or NumPy draws random numbers during an evaluation, in the objective or in another thread"
+    return None
+
+
+def _streams():
+    """The state of the random streams that MXNet knows nothing of."""
+    return pickle.dumps((random.getstate(), np.random.get_state()))
 
 
 def _constant_nodes(graph):

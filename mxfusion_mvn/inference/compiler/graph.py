@@ -20,6 +20,7 @@ from mxnet.base import OpHandle as _OpHandle
 # Leaves are told apart by their kind.
 PARAMETER, DATA, CONSTANT, STATE = "parameter", "data", "constant", "state"
 _RANDOM = ("_random_", "random_", "_sample_", "sample_", "_shuffle", "Dropout")
+_DENSITIES = ("_random_pdf_", "random_pdf_")
 
 
 class Node:
@@ -163,7 +164,7 @@ def is_random_operator(name):
     :param name: its name.
     :returns: a bool.
     """
-    return name.startswith(_RANDOM)
+    return name.startswith(_RANDOM) and not name.startswith(_DENSITIES)
 
 
 def invoke(function, handle, arrays, attributes):

@@ -19,6 +19,13 @@ from mxnet.ndarray.sparse import BaseSparseNDArray
 
 # Operators of the host written in Python, and those of MXNet that do the same.
 _NATIVE = {"make_diagonal": "_linalg_makediag"}
+# Functions of MXNet's library that are no operators, and why what they do cannot be traced.
+_REFUSED_CALLS = {
+    "MXRandomSeed": "the objective seeds the random streams",
+    "MXRandomSeedContext": "the objective seeds the random streams",
+    "MXAutogradBackwardEx": "the objective computes gradients of its own",
+}
+_READ = "the objective reads the value of an array that depends on parameters or noise"
 
 
 @contextmanager
@@ -29,19 +36,25 @@ def hooked(trace):
     :param trace: :class:`~mxfusion_mvn.inference.compiler.tracing.Trace`.
     """
     with ExitStack() as hooks:
-        hooks.enter_context(_replaced(register, "_imperative_invoke", _traced_operator(trace)))
+        hooks.enter_context(replaced(register, "_imperative_invoke", _traced_operator(trace)))
         for name, hook in _ARRAY_HOOKS.items():
-            hooks.enter_context(_replaced(NDArray, name, hook(trace, getattr(NDArray, name))))
-        hooks.enter_context(_replaced(HybridBlock, "_call_cached_op", _traced_block(trace)))
-        hooks.enter_context(_replaced(autograd.Function, "__call__", _refused_function(trace)))
-        for name in ("MXRandomSeed", "MXRandomSeedContext"):
-            hooks.enter_context(_replaced(_LIB, name, _refused_seed(trace, getattr(_LIB, name))))
+            hooks.enter_context(replaced(NDArray, name, hook(trace, getattr(NDArray, name))))
+        hooks.enter_context(replaced(HybridBlock, "_call_cached_op", _traced_block(trace)))
+        hooks.enter_context(replaced(autograd.Function, "__call__", _refused_function(trace)))
+        for name, reason in _REFUSED_CALLS.items():
+            hooks.enter_context(replaced(_LIB, name, _refused_call(trace, getattr(_LIB, name), reason)))
         yield
 
 
 @contextmanager
-def _replaced(owner, name, hook):
-    """MXNet has no seam here: an attribute is replaced for the span of a trace, and put back whatever happens."""
+def replaced(owner, name, hook):
+    """
+    There is no seam here: an attribute is replaced for the span of a ``with`` block, and put back whatever happens.
+
+    :param owner: a module or a class.
+    :param name: of the attribute.
+    :param hook: what takes its place.
+    """
     original = getattr(owner, name)
     setattr(owner, name, hook)
     try:
@@ -101,7 +114,8 @@ def _replayable(trace, name, attributes, inputs, outputs):
         if kind in _NATIVE:
             return _NATIVE[kind], {}
         trace.give_up(f"the operator `{kind}` is written in Python")
-    if name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or attributes.get("get_prob") == "True":
+    is_random = name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or name.startswith("_image_random_")
+    if is_random or attributes.get("get_prob") == "True":
         trace.give_up(f"`{name}` draws random numbers together with something else")
     return name, attributes
 
@@ -137,11 +151,11 @@ def _refused_function(trace):
     return hook
 
 
-def _refused_seed(trace, seed):
+def _refused_call(trace, call, reason):
     def hook(*arguments):
         if trace.is_listening():
-            trace.give_up("the objective seeds the random streams")
-        return seed(*arguments)
+            trace.give_up(reason)
+        return call(*arguments)
 
     return hook
 
@@ -231,7 +245,10 @@ _ARRAY_HOOKS = {
     "_get_nd_basic_indexing": _traced_indexing,
     "detach": _traced_detach,
     "_sync_copyfrom": _traced_filling,
-    "asnumpy": _refused("the objective reads the value of an array that depends on parameters or noise"),
+    "asnumpy": _refused(_READ),
+    "__getstate__": _refused(_READ),
+    "to_dlpack_for_read": _refused(_READ),
+    "to_dlpack_for_write": _refused(_READ),
     "as_np_ndarray": _refused("the objective turns an array into one of mx.np"),
     "attach_grad": _refused("the objective attaches a gradient to an array of its own"),
 }

@@ -24,7 +24,7 @@ from mxnet import autograd
 # One trace at a time: the hooks are seen by all threads, and obeyed by that of the trace.
 _LOCK = threading.RLock()
 # Operators that behave differently in training, where an executor always is: how the executor would have to be told.
-_TRAINING_ONLY = ("Dropout", "BatchNorm", "RNN")
+TRAINING_ONLY = ("Dropout", "BatchNorm", "RNN")
 # The inputs that an operator updates in place.
 _STATES = {"BatchNorm": (3, 4), "_contrib_SyncBatchNorm": (3, 4)}
 
@@ -133,7 +133,7 @@ class Trace:
             self.folded[name] += 1
             self._forget(outputs)
             return
-        if name in _TRAINING_ONLY and not autograd.is_training():
+        if name in TRAINING_ONLY and not autograd.is_training():
             self.give_up(f"`{name}` is used outside training mode")
         shapes, dtypes = [array.shape for array in outputs], [array.dtype for array in outputs]
         node = Node(name, self._inputs(name, inputs), attributes, shapes, dtypes, noise=noise)

@@ -34,12 +34,14 @@ class Batches:
     :param rows: N.
     :param batch_size: B, at most N.
     :param seed: an integer from which, with the number of the epoch, the order of its rows follows.
+    :param ctx: MXNet context of the data.
     """
 
-    def __init__(self, rows, batch_size, seed):
+    def __init__(self, rows, batch_size, seed, ctx=None):
         self._rows = rows
         self._batch_size = batch_size
         self._seed = seed
+        self._ctx = ctx
         self._epoch, self._order = None, None
         self.steps_per_epoch = -(-rows // batch_size)
 
@@ -55,7 +57,7 @@ class Batches:
         epoch, position = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             order = np.random.RandomState([self._seed, epoch]).permutation(self._rows)
-            self._epoch, self._order = epoch, mx.nd.array(order, dtype="int64")
+            self._epoch, self._order = epoch, mx.nd.array(order, dtype="int64", ctx=self._ctx)
         start = position * self._batch_size
         return self._order[start : min(start + self._batch_size, self._rows)]
 
@@ -86,7 +88,7 @@ class Subsample:
         self.rows = self._count_rows()
         self.batch_size = batch_size
         self._check_batch_size()
-        self.batches = Batches(self.rows, batch_size, _seed())
+        self.batches = Batches(self.rows, batch_size, _seed(), data[0].context)
         self._scaled = [v for graph in self._graphs for v in graph.variables.values() if self._is_scaled(v)]
         self._check_rows_are_independent()
         self._check_parameters()

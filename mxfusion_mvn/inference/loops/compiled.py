@@ -6,7 +6,8 @@ import warnings
 
 from mxfusion_mvn.inference.compiler.evaluation import Evaluations
 from mxfusion_mvn.inference.compiler.explain import explain
-from mxfusion_mvn.inference.compiler.flat import FlatParameters, can_be_flat
+from mxfusion_mvn.inference.compiler.graph import digest
+from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
 
@@ -14,7 +15,7 @@ from mxfusion.common.exceptions import InferenceError
 
 
 class NotCompiledWarning(UserWarning):
-    """An objective could not be compiled and is evaluated as the host does; the message says why."""
+    """An objective is evaluated as the host does, not compiled, or has changed since it was; the message says why."""
 
 
 class Explained:
@@ -43,7 +44,9 @@ class CompiledLoop(Explained, BatchLoop):
     The first two iterations are evaluated as the host does, and traced; from then on an executor of MXNet does the
     same at the speed of its operators. With the same ``mx.random.seed`` the parameters are those of the host's loop up
     to rounding. What depends on neither parameters nor random numbers is computed once, when a run begins: data may be
-    changed between runs, not within one.
+    changed between runs, not within one, and what Python does in an evaluation is done in three: a schedule of the
+    objective that counts its own evaluations stands still. A checkpoint function may set, fix and free parameters. At
+    its end a run warns if the objective, or the data, have changed since they were compiled.
 
     Where the objective cannot be compiled, or a comparison leaves any doubt, the loop goes on as a
     :class:`~mxfusion_mvn.inference.BatchLoop`, warns once, and says why in ``record.fallback_reason``.
@@ -69,8 +72,8 @@ class CompiledStepper(ImperativeStepper):
 
     def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
         super().__init__(infr_executor, data, param_dict, ctx, optimizer)
-        self._trained = {uuid: parameter for uuid, parameter in param_dict.items() if parameter.grad_req != "null"}
         self._evaluations = {}
+        self._points = {}
         self._programs = {}
         self._explained = {}
         self._flat = None
@@ -78,13 +81,11 @@ class CompiledStepper(ImperativeStepper):
         self._learned_arrays = None
         self.compiled = False
         self.fallback_reason = None
-        reason = _unsupported(self._trained)
-        if reason is not None:
-            self._give_up(reason)
+        self._look_at_parameters()
 
     def step(self, learning_rate):
         """As :meth:`Stepper.step`."""
-        if self.fallback_reason is not None:
+        if self._has_given_up:
             return super().step(learning_rate)
         return self._compiled_step(learning_rate)
 
@@ -104,10 +105,30 @@ class CompiledStepper(ImperativeStepper):
         if flat is not self._flat:
             flat.release(self._updater)
 
+    def evaluate(self):
+        """As :meth:`Stepper.evaluate`; warns if the objective is not the one any more that was compiled."""
+        evaluations = self._evaluations.get(self._shapes())
+        if evaluations is None or not evaluations.can_check():
+            return super().evaluate()
+        loss, change = evaluations.check(self.next_data())
+        if change is not None:
+            self.fallback_reason = f"the objective has changed since it was compiled: {change}"
+            message = f"The steps of this run are not to be trusted, for {self.fallback_reason}. Use a loop that does "
+            warnings.warn(f"{message}not compile.", NotCompiledWarning, stacklevel=_levels_to_the_caller())
+        return loss
+
+    def refresh(self):
+        """As :meth:`Stepper.refresh`."""
+        if not self._has_given_up and self._settings != _settings(self._parameters):
+            self._release()
+            self._look_at_parameters()
+
     def finish(self):
         """As :meth:`Stepper.finish`."""
         if not self.compiled and self.fallback_reason is None:
-            self.fallback_reason = "the run was over before it was compiled; that takes two iterations"
+            self.fallback_reason = (
+                "the run was over before it was compiled; that takes two iterations, at parameters that differ"
+            )
         self._release()
         super().finish()
 
@@ -138,16 +159,44 @@ class CompiledStepper(ImperativeStepper):
         self._update(learning_rate)
         return program.losses.keep()
 
+    @property
+    def _has_given_up(self):
+        return self.fallback_reason is not None and not self.compiled
+
+    def _look_at_parameters(self):
+        self._settings = _settings(self._parameters)
+        self._trained = {uuid: p for uuid, p in self._parameters.items() if p.grad_req != "null"}
+        reason = _unsupported(self._trained)
+        if reason is not None:
+            self._give_up(reason)
+
     def _traced_step(self, shapes, learning_rate):
-        if shapes not in self._evaluations:
+        point = [digest(parameter.data()) for parameter in self._trained.values()]
+        # Two evaluations at one point do not tell what depends on the parameters.
+        if shapes not in self._evaluations or self._points[shapes] == point:
             self._evaluations[shapes] = Evaluations(self._executor, self._trained, self._ctx, self._is_changing())
+        self._points[shapes] = point
         evaluations = self._evaluations[shapes]
-        loss = evaluations.evaluate(self.next_data())
+        loss = self._evaluated(evaluations)
         self._update(learning_rate)
+        if self._has_given_up:
+            return loss
         if evaluations.simplified is not None:
             self._compile(shapes, evaluations)
         if evaluations.reason is not None:
             self._give_up(evaluations.reason)
+        return loss
+
+    def _evaluated(self, evaluations):
+        """Evaluate imperatively; give up if other parameters than those of the programs have gradients."""
+        for parameter in self._trained.values():
+            parameter.data()._fresh_grad = False
+        loss = evaluations.evaluate(self.next_data())
+        fresh = [uuid for uuid, parameter in self._trained.items() if parameter.data()._fresh_grad]
+        if self._programs and fresh != self._learned:
+            self._give_up("a batch of another size has other parameters")
+            for uuid in fresh:
+                self._trained[uuid].data()._fresh_grad = True  # not to be lost with the arrays of the programs
         return loss
 
     def _shapes(self):
@@ -171,12 +220,11 @@ class CompiledStepper(ImperativeStepper):
 
     def _compile(self, shapes, evaluations):
         held, states = evaluations.simplified.parameters(), self._updater.states
-        learned = {uuid: p for uuid, p in self._trained.items() if uuid in held and self._position(p) in states}
+        learned = {uuid: p for uuid, p in self._trained.items() if self._position(p) in states}
         if not self._programs:
             self._join(learned)
-        elif list(learned) != self._learned:
-            evaluations.reason = "a batch of another size has other parameters"
-            return
+        for uuid in set(learned) - set(held):
+            learned[uuid].grad()[:] = 0  # the program writes none; an optimizer may have weight decay or noise for it
         program = evaluations.program(learned)
         if program is not None:
             self._programs[shapes] = program
@@ -215,6 +263,11 @@ def _levels_to_the_caller():
     while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in inside:
         frame, levels = frame.f_back, levels + 1
     return levels
+
+
+def _settings(parameters):
+    """What the user may change of parameters in a checkpoint function, but for their values."""
+    return [(parameter.grad_req, parameter.lr_mult, parameter.wd_mult) for parameter in parameters.values()]
 
 
 def _unsupported(parameters):

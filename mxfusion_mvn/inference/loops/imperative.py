@@ -69,11 +69,12 @@ class TrainingLoop(GradLoop):
         try:
             training.run()
         finally:
-            self.record = training.record
-        if self.record.reason == "not finite":
+            # From here on not `self.record`, which a run in another thread may set.
+            record = self.record = training.record
+        if record.reason == "not finite":
             # Out of this method, the loop and the host's `run`, to the line that called it.
-            warnings.warn(self.record.message, TrainingStoppedWarning, stacklevel=4)
-        return self.record
+            warnings.warn(record.message, TrainingStoppedWarning, stacklevel=4)
+        return record
 
 
 class BatchLoop(TrainingLoop):

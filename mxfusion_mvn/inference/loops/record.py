@@ -25,7 +25,8 @@ class RunRecord:
         ``converged``; ``running`` in the record that a checkpoint function gets, and ``error`` if something raised.
     :param message: the same as a sentence.
     :param compiled: whether the objective was compiled.
-    :param fallback_reason: why it was not although that was wanted, or None.
+    :param fallback_reason: why it was not although that was wanted, or why its steps are not to be trusted if it was;
+        None if all is well.
     """
 
     def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None):
@@ -47,7 +48,8 @@ class RunRecord:
         return f"RunRecord({self.reason}: {self.iterations} iterations in {self.seconds:.3g} s{how}{loss})"
 
     def __str__(self):
-        fallback = f"\nNot compiled: {self.fallback_reason}" if self.fallback_reason else ""
+        how = "Compiled, but" if self.compiled else "Not compiled:"
+        fallback = f"\n{how} {self.fallback_reason}" if self.fallback_reason else ""
         return f"{self!r}\n{self.message}{fallback}"
 
 

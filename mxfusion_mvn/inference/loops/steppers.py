@@ -44,6 +44,14 @@ class Stepper(ABC):
     def next_data(self):
         """List of NDArrays that the next step works on, with sizes and scalings set for an imperative evaluation."""
 
+    @abstractmethod
+    def evaluate(self):
+        """The loss at the present parameters, without a step: an NDArray (1,)."""
+
+    def refresh(self):
+        """Take note of what a function of the user may have changed about the parameters."""
+        return
+
     def write_back(self):
         """Copy the present values into the host's Parameters, if they are held elsewhere."""
         return
@@ -101,6 +109,10 @@ class ImperativeStepper(Stepper):
     def next_data(self):
         """As :meth:`Stepper.next_data`."""
         return self._data
+
+    def evaluate(self):
+        """As :meth:`Stepper.evaluate`."""
+        return self._executor(mx.nd.zeros(1, ctx=self._ctx), *self.next_data())[0]
 
     @property
     def _updater(self):

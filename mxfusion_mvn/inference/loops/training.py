@@ -9,6 +9,8 @@ The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.st
     snapshot()            copy of all that a step changes: parameters, optimizer state, position in the data
     restore(state)        go back to a snapshot, which may be restored more than once
     next_data()           list of NDArrays that the next step works on, ready for an imperative evaluation
+    evaluate()            loss at the present parameters, without a step, unread; called last, if all went well
+    refresh()             called after a checkpoint function, which may have fixed or freed parameters
     write_back()          copy the present values into the host's Parameters; may be called any number of times
     finish()              called once, whatever happened: write back, and undo what must not outlast the run
     compiled, fallback_reason    what the record says about compilation
@@ -205,7 +207,7 @@ class Training:
         """Whether the last update went wrong, which no iteration shows any more."""
         self._stepper.write_back()
         try:
-            state = state_of(self._objective.evaluate(self._stepper.next_data()))
+            state = state_of(self._stepper.evaluate())
         except FAILURES as error:
             self._raise_if_at_once(error)
             state = f"could not be computed ({reason_of(error)})"
@@ -221,6 +223,7 @@ class Training:
         if self._checkpoint is not None:
             self._stepper.write_back()
             self._checkpoint(self.record)
+            self._stepper.refresh()
         return self._stop and self._stop(self._losses[: self._done].copy())
 
     def _keep_snapshot(self):
@@ -255,8 +258,8 @@ class Training:
                 again = self._repeat_step()
                 good = before if self._done > repeated else good
                 if again:
-                    # With the same draws, or none, a bad loss is met again at `bad`, and only a bad update sooner.
-                    trouble = again if self._done > repeated else trouble
+                    # A bad update; or, with other draws, a bad loss; or the failure that a later step ran into.
+                    trouble = again
                     self._stepper.restore(before)
                     break
             cause = self._diagnose()
@@ -276,7 +279,7 @@ class Training:
             self._pending.append(self._stepper.step(self._rate(self._done)))
             trouble = self._read_losses() or self._bad_parameter()
         except FAILURES as error:
-            trouble = Trouble("A step failed", reason_of(error))
+            trouble = Trouble(f"Iteration {self._done} failed", reason_of(error))
         if trouble:
             flush()
             self._pending.clear()

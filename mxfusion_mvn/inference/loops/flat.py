@@ -40,10 +40,11 @@ def can_be_flat(parameters, positions, rule):
     :param rule: an ``mxnet.optimizer.Optimizer``.
     :returns: a bool.
     """
+    if type(rule) not in _ELEMENTWISE or rule.multi_precision or rule.idx2name:
+        return False
     kinds = {(p.data().dtype, p.lr_mult, p.wd_mult, p.data().context) for p in parameters}
     counts = {rule._index_update_count[position] for position in positions}
-    is_plain = type(rule) in _ELEMENTWISE and not rule.multi_precision and not rule.idx2name
-    return is_plain and len(kinds) == 1 and len(counts) == 1
+    return len(kinds) == 1 and len(counts) == 1
 
 
 class FlatParameters:
@@ -114,9 +115,14 @@ class FlatParameters:
 
         :param updater: the ``mxnet.optimizer.Updater`` that updates them from now on.
         """
-        for parameter, view, own in zip(self._parameters.values(), self.views(self.values), self._own.values()):
-            view.copyto(own[0])
-            _point_to(parameter, *own)
+        views = zip(self.views(self.values), self.views(self.gradients))
+        for parameter, view, own in zip(self._parameters.values(), views, self._own.values()):
+            for mine, yours in zip(view, own):
+                mine.copyto(yours)
+            if parameter.grad_req == "null":  # fixed meanwhile
+                parameter._data = [own[0].detach()]
+            else:
+                _point_to(parameter, *own)
         count = self._updater.optimizer._index_update_count[0]
         parts = _zipped_state(self._updater.states[0], self.views)
         for number, uuid in enumerate(self._parameters):

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rows or draws share is not copied for each of them: the largest array of a compiled objective."""
+
+from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import CompiledLoop, CompiledMinibatchLoop, create_Gaussian_fullrank
+from mxfusion_mvn.inference.compiler.program import Program
+from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
+
+import numpy as np
+import pytest
+from host import nd
+from mxfusion import Model, Variable
+from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+
+ROWS, BATCH, SAMPLES, DIM = 100, 12, 8, 40
+MATRICES = {
+    "number": lambda: {"covariance": 2.0},
+    "known": lambda: {"covariance": 2 * np.eye(DIM)},
+    "covariance": lambda: {"covariance": Variable(shape=(DIM, DIM), transformation=PositiveDefinite())},
+    "precision": lambda: {"precision": Variable(shape=(DIM, DIM), transformation=PositiveDefinite())},
+    "scale_tril": lambda: {"scale_tril": Variable(shape=(DIM, DIM), transformation=LowerCholesky())},
+}
+LOOPS = {"all rows": lambda: CompiledLoop(), "minibatches": lambda: CompiledMinibatchLoop(batch_size=BATCH)}
+
+
+@pytest.fixture
+def largest(monkeypatch):
+    """A list that gets the largest size of an array in each graph that is bound."""
+    found, bind = [], Program.__init__
+
+    def record(self, graph, *args, **kwargs):
+        found.append(max(int(np.prod(shape)) for node in graph.nodes for shape in node.shapes))
+        bind(self, graph, *args, **kwargs)
+
+    monkeypatch.setattr(Program, "__init__", record)
+    return found
+
+
+def fit(loop, rng, **matrix):
+    model = Model()
+    model.N = Variable()
+    model.mean = MultivariateNormal(covariance=100.0, shape=(DIM,))
+    model.x = MultivariateNormal(mean=model.mean, shape=(model.N, DIM), **matrix)
+    posterior = create_Gaussian_fullrank(model, [model.x])
+    algorithm = StochasticVariationalInference(SAMPLES, model, posterior, [model.x])
+    inference = GradBasedInference(algorithm, grad_loop=loop)
+    record = inference.run(x=nd(rng.normal(size=(ROWS, DIM)), "float32"), max_iter=5, learning_rate=1e-3)
+    assert record.compiled, record.fallback_reason
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("loop", LOOPS)
+def test_shared_matrix_is_not_copied_for_each_row_or_draw(loop, matrix, largest, rng):
+    fit(LOOPS[loop](), rng, **MATRICES[matrix]())
+    assert largest
+    # The data, a row for each draw, some matrices; and what is held for each row and draw of a minibatch.
+    assert max(largest) <= max(ROWS * DIM, DIM**2, SAMPLES * BATCH * DIM) < SAMPLES * DIM**2
