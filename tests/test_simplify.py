@@ -65,6 +65,9 @@ EXPRESSIONS = {
     ),
     "swapped": lambda x, row, column, number, constant: x.swapaxes(0, 2) * row.swapaxes(-1, 0) + column.swapaxes(0, -3),
     "transposed": lambda x, row, column, number, constant: (x * row).transpose() + x.transpose((2, 1, 0)).square(),
+    "like_another": lambda x, row, column, number, constant: (
+        mx.nd.linalg.makediag(mx.nd.ones_like(x)).sum(axis=-2) * x - mx.nd.zeros_like(row) * x
+    ),
     "triangle": lambda x, row, column, number, constant: mx.nd.linalg.maketrian(
         mx.nd.linalg.extracttrian(mx.nd.linalg.gemm2(x, constant, transpose_b=True))
     ).square(),

@@ -105,6 +105,15 @@ def _reshape_of_broadcast(rewriter, source, shape):
     return rewriter.broadcast(rewriter.reshaped(inner, tuple(1 if n == 1 else next(remaining) for n in shape)), shape)
 
 
+def _filled(rewriter, node):
+    """Of what is asked for an array like another, the shape is known."""
+    if node.operator not in ("ones_like", "zeros_like"):
+        return None
+    fill = np.ones if node.operator == "ones_like" else np.zeros
+    dtype = dtype_of((node, 0))
+    return rewriter.broadcast(rewriter.constant(fill((1,) * len(node.shapes[0]), dtype), dtype), node.shapes[0])
+
+
 def _transposition(rewriter, node):
     """MXNet exchanges two axes much more slowly than it transposes, and a reshape does where no number moves."""
     if node.operator not in ("SwapAxis", "transpose"):
@@ -234,4 +243,16 @@ def _folded(rewriter, node):
     return None if node.operator == "broadcast_to" else evaluated(rewriter, node)
 
 
-_RULES = (_constant, _reshape, _transposition, _copy, _broadcast, _unary, _binary, factor_once, solve_together, _folded)
+_RULES = (
+    _constant,
+    _filled,
+    _reshape,
+    _transposition,
+    _copy,
+    _broadcast,
+    _unary,
+    _binary,
+    factor_once,
+    solve_together,
+    _folded,
+)
