@@ -185,6 +185,17 @@ class Team:
             self._worker(name).ask(build=self._with_task(name, each), name=name)
         return self._worker(name).ask(memory=steps, name=name)
 
+    def explain(self, name, case):
+        """
+        Say what the steps of a contender are made of.
+
+        :param name: of the contender.
+        :param case: dict, without its task.
+        :returns: a text.
+        """
+        self._worker(name).ask(build=self._with_task(name, case), name=name)
+        return self._worker(name).ask(explain=name)
+
     def watch(self, name, case, steps, every, nats):
         """
         Follow a run until the posterior is close to the exact one.

@@ -72,6 +72,10 @@ class CompiledTraining(Training):
         self.run((steps // every + 1) * every)
         return (stamps[-1] - stamps[0]) * steps / (every * (len(stamps) - 1))
 
+    def explain(self):
+        """What a step is made of."""
+        return self.inference._grad_loop.explain()
+
     def watch(self, steps, every, report):
         """Run, and report mean and covariance of the posterior each so many steps."""
         self.inference._grad_loop = CompiledLoop(checkpoint=lambda _: report(*self.posterior()), check_every=every)

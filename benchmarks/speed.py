@@ -22,6 +22,7 @@ QUICK = Settings(rounds=3, seconds=0.03, threads=(1,), quick=True)
 SECTIONS = {
     "density": speed_steps.density,
     "training": speed_steps.training,
+    "operators": speed_steps.operators,
     "growth": speed_steps.growth,
     "accuracy": speed_race.time_to_accuracy,
     "memory": speed_race.memory,

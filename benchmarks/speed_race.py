@@ -97,7 +97,7 @@ def memory(bench):
         for contender in [*TRAINING, hosts]:
             small, big = (case_of(contender.name, part) for part in ("small", "big"))
             with bench.team([contender]) as team:  # a process of its own: peaks do not go away
-                found[contender.name] = team.memory(contender.name, small, big, steps=1) / MEGABYTE
+                found[contender.name] = team.memory(contender.name, small, big, steps=3) / MEGABYTE
         rows.append([label, f"{size:,.0f}", *(f"{value:,.0f}" for value in found.values())])
         bench.claim(f"memory of ours, {label}, over that of one such array", found[OURS] / size, 0.5, below=True)
     columns = ["", "that array, MB", *found]

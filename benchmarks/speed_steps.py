@@ -37,6 +37,7 @@ OF_THE_HOST = (
     ("Gluon net", "neural net", "host's meanfield", 5),
     ("sparse process", "process", "delta", 1),
 )
+EXPLAINED = (("mean", "MAP"), ("regression", "SVI"), ("sleepstudy", "SVI"), ("neural net", "SVI"), ("process", "SVI"))
 ROWS = (1000, 10_000, 100_000, 1_000_000)
 DIMS = (2, 10, 50, 100, 200, 500)
 
@@ -51,6 +52,13 @@ TRAINING_TEXT = """\
 One step is the objective, its gradient and Adam. The guide of SVI is a Gaussian of full rank, of the neural net
 independent Gaussians; 10 draws a step, of the last two models 5. *NumPyro, update* calls the jitted `svi.update` from
 Python; *NumPyro, run* is the compiled loop of `svi.run`."""
+
+OPERATORS_TEXT = """\
+What `CompiledLoop.explain()` says of models where NumPyro's compiled loop is ahead. One thread; the operators are timed
+one by one, which adds to each. What stands in the way: XLA makes one loop of many operators on small arrays, where each
+is a call here, forward and backward; to push the update of Adam and the copy of the loss takes Python as long as the
+smallest graph takes to run; and on CPUs MXNet draws normals, computes `exp` and zeroes the triangle of a Cholesky
+factor one number at a time."""
 
 GROWTH_TEXT = """\
 The mean of a multivariate normal and its Cholesky factor, a parameter; SVI with one draw a step. One thread."""
@@ -136,6 +144,16 @@ def _of_the_host(bench):
     rows.append(["mean, SVI; for the host with its own class", *columns(times)])
     bench.claim("Mean, SVI: host's class and loop / ours", ratio(times, "host's loop", OURS), 20.0)
     return "Beside the host alone, one thread", ["model", *headings(times)], rows
+
+
+def operators(bench):
+    """Where our time goes, operator by operator."""
+    texts = [OPERATORS_TEXT]
+    with bench.team(TRAINING[:1]) as team:
+        for model, algorithm in EXPLAINED:
+            explained = team.explain(OURS, _training_case(bench, model, algorithm))
+            texts.append(f"\n### {model.capitalize()}, {algorithm}\n\n```text\n{explained}\n```")
+    return Section("What a step is made of", "\n".join(texts), [])
 
 
 def growth(bench):

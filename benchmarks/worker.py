@@ -27,6 +27,7 @@ def serve(builders):
       name, and takes the first steps: the seconds of that;
     - ``{"time": seconds, "name": name}`` takes steps for about so long: seconds per step;
     - ``{"memory": steps, "name": name}``: bytes that building it and the steps took, above all before;
+    - ``{"explain": name}``: a text on what its steps are made of;
     - ``{"watch": case, ...}`` builds and runs, and says how far off the posterior is as time goes by.
 
     The answer to what fails is ``{"error": text}``.
@@ -55,6 +56,8 @@ def _answer(request, builders, built):
     if "memory" in request:
         built[name].contender.run(request["memory"])
         return peak_memory() - built[name].peak_before
+    if "explain" in request:
+        return built[request["explain"]].contender.explain()
     return _watch(builders, request["watch"], request["steps"], request["every"], request["nats"])
 
 
