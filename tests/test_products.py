@@ -13,7 +13,7 @@ from host import nd
 from test_simplify import traced
 from tolerances import assert_close
 
-LAYER, DOT, GEMM, SYRK = "FullyConnected", "dot", "_linalg_gemm2", "_linalg_syrk"
+LAYER, GEMM, SYRK = "FullyConnected", "_linalg_gemm2", "_linalg_syrk"
 gemm2, syrk = mx.nd.linalg.gemm2, mx.nd.linalg.syrk
 
 
@@ -36,20 +36,20 @@ def _rows(x):
 
 
 PRODUCTS = {
-    "wide": Product((1, 300, 260), lambda x: gemm2(x, x, transpose_a=True), _columns, LAYER, DOT),
+    "wide": Product((1, 300, 260), lambda x: gemm2(x, x, transpose_a=True), _columns, LAYER, GEMM),
     "wide and tall": Product((1, 3200, 256), lambda x: syrk(x, transpose=True), _columns, SYRK, SYRK),
     "long": Product((1, 1200, 40), lambda x: gemm2(x, x, transpose_a=True), _columns, SYRK, SYRK),
-    "less long": Product((1, 700, 40), lambda x: syrk(x, transpose=True), _columns, DOT, SYRK),
+    "less long": Product((1, 700, 40), lambda x: syrk(x, transpose=True), _columns, GEMM, SYRK),
     "several": Product((2, 10, 260), lambda x: syrk(x, transpose=True), _columns, GEMM, GEMM),
     "small": Product((3, 50, 4), lambda x: gemm2(x, x, transpose_a=True), _columns, SYRK, SYRK),
-    "rows": Product((1, 260, 30), lambda x: syrk(x), _rows, LAYER, DOT),
+    "rows": Product((1, 260, 30), lambda x: syrk(x), _rows, LAYER, GEMM),
     "scaled rows": Product((1, 260, 30), lambda x: syrk(x, alpha=-3), lambda x: -3 * _rows(x), *[GEMM] * 2),
     "two": Product(
         (1, 150, 120),
         lambda x: gemm2(x, 2 + x, transpose_b=True),
         lambda x: x @ np.swapaxes(2 + x, -1, -2),
         LAYER,
-        DOT,
+        GEMM,
     ),
     "two scaled": Product(
         (1, 150, 120),

@@ -94,17 +94,6 @@ def _large(rewriter, node):
     return _layer(rewriter, rows, rewriter.reshaped(columns, (units, features)), node.shapes[0])
 
 
-def _single(rewriter, node):
-    """A product of two matrices: of several, MXNet derives both factors, also a constant one."""
-    if node.operator != "_linalg_gemm2" or float(node.attributes.get("alpha", "1.0")) != 1 or "axis" in node.attributes:
-        return None
-    if any(size_of(entry) != np.prod(shape_of(entry)[-2:]) for entry in node.inputs):
-        return None
-    matrices = [rewriter.reshaped(entry, shape_of(entry)[-2:]) for entry in node.inputs]
-    sides = {name: node.attributes.get(name, "False") for name in ("transpose_a", "transpose_b")}
-    return rewriter.reshaped(rewriter.call("dot", matrices, node.shapes[0][-2:], sides), node.shapes[0])
-
-
 def _is_plain(attributes):
     is_product = attributes.get("transpose_b", "False") in _TRUE and attributes.get("transpose_a", "False") not in _TRUE
     return is_product and float(attributes.get("alpha", "1.0")) == 1 and "axis" not in attributes
@@ -151,4 +140,4 @@ def _inverse(factor):
         return mx.nd.linalg.trsm(factor, identity, rightside=True).asnumpy()
 
 
-PRODUCTS = (_dense, _square, _large, _single, _constant_factor)
+PRODUCTS = (_dense, _square, _large, _constant_factor)
