@@ -287,16 +287,18 @@ def test_what_the_first_iteration_raises_is_raised(data):
 def test_what_is_bad_in_a_posterior_is_said_to_be_there(create):
     model = Model()
     model.mu = MultivariateNormal(covariance=nd(np.eye(2), "float32"), shape=(2,))
-    model.X = MultivariateNormal(model.mu, nd(np.eye(2), "float32"), shape=(2,))
+    model.nu = MultivariateNormal(mean=model.mu, covariance=nd(np.eye(2), "float32"), shape=(2,))
+    model.X = MultivariateNormal(model.nu, nd(np.eye(2), "float32"), shape=(2,))
     posterior = create(model, [model.X])
     algorithm = StochasticVariationalInference(3, model, posterior, [model.X])
     inference = GradBasedInference(algorithm, grad_loop=BatchLoop())
     inference.initialize(X=(2,))
     law = getattr(posterior, "joint_0", posterior.mu).factor
-    inference.params[law.mean] = nd([np.nan, 0.0], "float32")
+    inference.params[law.mean] = nd([np.nan] + [0.0] * (law.mean.shape[0] - 1), "float32")
     with stopped():
         record = inference.run(X=nd([3.0, -4.0], "float32"))
-    assert re.search(r"a draw of `(joint_0|mu)` in the posterior is nan at index \(0,\); its `mean` is", record.message)
+    name = r"`joint_0` \(of `mu`, `nu`\)" if create is create_Gaussian_fullrank else "`mu`"
+    assert re.search(rf"a draw of {name} in the posterior is nan at index \(0,\); its `mean` is", record.message)
 
 
 def test_nothing_is_left_on_the_factors():

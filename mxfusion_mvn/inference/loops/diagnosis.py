@@ -8,6 +8,7 @@ finite, the gradient is looked at.
 
 from contextlib import contextmanager
 
+from mxfusion_mvn.inference._laws import JointVariable
 from mxfusion_mvn.inference._names import name_of
 
 import mxnet as mx
@@ -161,10 +162,18 @@ def _whose(graph):
     return " in the posterior" if isinstance(graph, Posterior) else ""
 
 
+def _parts(variable):
+    """The names of the latent variables that a joint one is made of."""
+    if not isinstance(variable, JointVariable):
+        return ""
+    return f" (of {', '.join(f'`{name_of(factor.outputs[0][1])}`' for _, factor in variable.successors)})"
+
+
 def _watching(factor, method, graph):
     """A method of a factor, followed by a look at what it returns."""
     original = getattr(factor, method)
-    what = f"{_ROLES[method]} `{name_of(factor.outputs[0][1])}`{_whose(graph)}"
+    variable = factor.outputs[0][1]
+    what = f"{_ROLES[method]} `{name_of(variable)}`{_parts(variable)}{_whose(graph)}"
 
     def watched(F, variables, *args, **kwargs):
         # Read first: a failed computation is reported only once, to whoever reads first.
