@@ -185,7 +185,7 @@ class LaplaceApproximation:
 
     @property
     def _at_saddle(self):
-        return bool(self._values.min() < _WRONG_WAY)
+        return self.mode.level and bool(self._values.min() < _WRONG_WAY)
 
     def _coordinates(self, block):
         uuids = {variable.uuid for variable in block}
