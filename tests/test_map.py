@@ -148,7 +148,7 @@ def objective(algorithm, grad_loop=None, locations=(), **data):
     inference.initialize(**{name: array.shape for name, array in data.items()})
     for variable, value in dict(locations).items():
         inference.params[algorithm.location(variable)] = nd(value)
-    return float(inference.create_executor()(mx.nd.zeros(1), *(nd(array) for array in data.values()))[0].asnumpy())
+    return inference.create_executor()(mx.nd.zeros(1), *(nd(array) for array in data.values()))[0].asscalar()
 
 
 def hierarchy():
@@ -309,7 +309,7 @@ def loss_of(algorithm, values, x):
     for variable, value in values.items():
         location = algorithm.location(variable)
         variables[location.uuid] = location.transformation.inverseTransform(nd(value[None]))
-    return float(algorithm.compute(mx.nd, variables)[0].asnumpy())
+    return algorithm.compute(mx.nd, variables)[0].asscalar()
 
 
 @pytest.mark.parametrize("jacobian", [False, True])

@@ -19,8 +19,8 @@ _TRUE = ("True", "1")
 _SMALL_LAYER = 50_000  # multiplications
 _SMALL_SYSTEM = 200_000
 _LARGE_LAYER = 2_000_000
-_WIDE = 256
-_TALL = 3000
+_WIDE = 256  # columns
+_TALL = 3000  # rows
 _SMALL_MATRIX = 1024  # numbers
 _LONG = {"float32": 1000, "float64": 500}  # sums that a triangle is copied for
 
