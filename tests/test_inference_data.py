@@ -232,7 +232,7 @@ class Undrawable(MultivariateNormal):
 
 
 # Of MXNet's, at its conversion of arrays; pytest.warns gives it again, and then it no longer comes from MXNet.
-@pytest.mark.filterwarnings("ignore:Please import `csr_matrix`:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Please (import|use) `csr_matrix`:DeprecationWarning")
 def test_what_cannot_be_drawn_is_left_out_with_the_reason(rng):
     model = Model()
     model.mu = Undrawable(covariance=np.eye(2), shape=(2,), dtype="float64")
