@@ -8,6 +8,7 @@ import time
 
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
 from mxfusion_mvn.inference.compiler.evaluation import Evaluations
+from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.summed import total_log_pdf
 from mxfusion_mvn.transformations import PositiveDefinite
 
@@ -144,13 +145,15 @@ class Density:
             evaluations.evaluate([x])
         if evaluations.reason is not None:
             raise RuntimeError(evaluations.reason)
+        self.graph = evaluations.simplified
         self.program = evaluations.program(parameters)
 
     def run(self, steps):
         """Evaluate so many times."""
-        for _ in range(steps):
-            self.program.run()
-        mx.nd.waitall()
+        with few_threads([self.graph], mx.cpu()):
+            for _ in range(steps):
+                self.program.run()
+            mx.nd.waitall()
 
 
 class FixedDensity(Density):

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 
 from mxfusion_mvn.inference.compiler.program import Program
+from mxfusion_mvn.inference.compiler.threads import few_threads
 
 import mxnet as mx
 
@@ -53,13 +54,14 @@ def _profile(evaluations, ctx):
     mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=os.devnull)
     mx.profiler.set_state("run")
     try:
-        program = _rehearsal(evaluations, ctx)
-        program.run()
-        mx.nd.waitall()
-        mx.profiler.dumps(reset=True)
-        for _ in range(_STEPS):
+        with few_threads([evaluations.simplified], ctx):
+            program = _rehearsal(evaluations, ctx)
             program.run()
-        mx.nd.waitall()
+            mx.nd.waitall()
+            mx.profiler.dumps(reset=True)
+            for _ in range(_STEPS):
+                program.run()
+            mx.nd.waitall()
         found = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
     finally:
         mx.profiler.set_state("stop")

@@ -3,10 +3,12 @@
 
 import sys
 import warnings
+from contextlib import ExitStack
 
 from mxfusion_mvn.inference.compiler.evaluation import Evaluations
 from mxfusion_mvn.inference.compiler.explain import explain
 from mxfusion_mvn.inference.compiler.graph import digest
+from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
@@ -76,6 +78,7 @@ class CompiledStepper(ImperativeStepper):
         self._points = {}
         self._programs = {}
         self._explained = {}
+        self._threads = ExitStack()
         self._flat = None
         self._learned = None
         self._learned_arrays = None
@@ -229,7 +232,13 @@ class CompiledStepper(ImperativeStepper):
         if program is not None:
             self._programs[shapes] = program
             self._explained[shapes] = evaluations
+            self._set_threads()
             self.compiled = True
+
+    def _set_threads(self):
+        self._threads.close()
+        graphs = [self._evaluations[shapes].simplified for shapes in self._programs]
+        self._threads.enter_context(few_threads(graphs, self._ctx))
 
     def _join(self, learned):
         positions = {uuid: self._position(parameter) for uuid, parameter in learned.items()}
@@ -250,6 +259,7 @@ class CompiledStepper(ImperativeStepper):
 
     def _release(self):
         """Give the host's Parameters their own arrays back; the programs know others."""
+        self._threads.close()
         self._evaluations.clear()
         self._programs.clear()
         if self._flat is not None:

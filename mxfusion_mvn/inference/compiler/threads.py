@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many threads the linear algebra of a program gets.
+
+MXNet's OpenBLAS hands a matrix of 32 rows to all threads it has. With two of them it takes five times as long as with
+one to factorise a matrix of 64 rows, and ten times as long to invert it. Where all matrices of a program are small it
+is kept to one.
+"""
+
+import ctypes
+import math
+import os
+import queue
+import threading
+from contextlib import contextmanager
+
+from mxfusion_mvn.inference.compiler.rewriter import shape_of
+
+from mxnet.base import _LIB, check_call
+
+_FACTORISATIONS = ("_linalg_potrf", "_linalg_potri", "_linalg_syevd", "_linalg_gelqf", "_linalg_inverse")
+_BATCHES = ("_linalg_trsm", "_linalg_trmm", "_linalg_gemm2", "_linalg_gemm", "_linalg_syrk", "batch_dot")
+_PRODUCTS = (*_BATCHES, "dot", "FullyConnected")
+_OTHERS = ("Convolution", "Deconvolution", "RNN")
+# From where on two threads are faster than one: rows of a factorised matrix, multiplications of a product; measured.
+_LARGE_MATRIX = 400
+_LARGE_PRODUCT = 10**7
+
+
+@contextmanager
+def few_threads(graphs, ctx):
+    """
+    Keep MXNet's linear algebra to one thread while programs run, if that is faster for them.
+
+    The number of threads belongs to the thread that MXNet runs its operators on, and is put back at the end.
+
+    :param graphs: list of :class:`~mxfusion_mvn.inference.compiler.graph.Graph`: those of the programs.
+    :param ctx: the MXNet context they run on.
+    """
+    if not _can_be_set(ctx) or any(_has_large_matrix(graph) for graph in graphs):
+        yield
+        return
+    _single.enter(ctx.device_id)
+    try:
+        yield
+    finally:
+        _single.leave(ctx.device_id)
+
+
+def _can_be_set(ctx):
+    """Whether all operators run on the processor, on one thread of MXNet's own, and with OpenMP."""
+    workers = os.environ.get("MXNET_CPU_WORKER_NTHREADS", "1")
+    return ctx.device_type == "cpu" and workers == "1" and hasattr(_LIB, "omp_set_num_threads")
+
+
+def _has_large_matrix(graph):
+    return any(_is_large(node) for node in graph.nodes)
+
+
+def _is_large(node):
+    if node.operator in _FACTORISATIONS:
+        return shape_of(node.inputs[0])[-1] >= _LARGE_MATRIX
+    return node.operator in _OTHERS or node.operator in _PRODUCTS and _multiplications(node) >= _LARGE_PRODUCT
+
+
+def _multiplications(node):
+    """Of one product: with factors (m, k) and (k, n) the root of mk * kn * mn."""
+    first, second = (node.inputs * 2)[:2]
+    shapes = [shape_of(first), shape_of(second), node.shapes[0]]
+    if node.operator in _BATCHES:
+        shapes = [shape[-2:] for shape in shapes]
+    return math.sqrt(math.prod(math.prod(shape) for shape in shapes))
+
+
+class _SingleThread:
+    """How many ask for a single thread, by the number of the device, and how many threads there were before."""
+
+    def __init__(self):
+        self._lock = threading.Lock()
+        self._users = {}
+        self._before = {}
+
+    def enter(self, device):
+        with self._lock:
+            self._users[device] = self._users.get(device, 0) + 1
+            if self._users[device] == 1:
+                self._before[device] = _set_threads(device, 1)
+
+    def leave(self, device):
+        with self._lock:
+            self._users[device] -= 1
+            if self._users[device] == 0:
+                _set_threads(device, self._before.pop(device))
+
+
+_single = _SingleThread()
+
+
+class _Context(ctypes.Structure):
+    """What MXNet's C interface takes for a device."""
+
+    _fields_ = [("kind", ctypes.c_int), ("number", ctypes.c_int)]
+
+
+_CPU = 1
+_replies = queue.SimpleQueue()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+def _change(_, count):
+    before = _LIB.omp_get_max_threads()
+    _LIB.omp_set_num_threads(count)
+    _replies.put(before)
+
+
+def _set_threads(device, count):
+    """Set the number of threads where operators run, when it is the turn of this; the number before."""
+    ctx = ctypes.byref(_Context(_CPU, device))
+    check_call(_LIB.MXEnginePushSync(_change, ctypes.c_void_p(count), None, ctx, None, 0, None, 0, None, 0, b"threads"))
+    return _replies.get()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs of small matrices keep MXNet's linear algebra to one thread, and no longer than they run."""
+
+from mxfusion_mvn.inference.compiler import threads
+from mxfusion_mvn.inference.compiler.threads import few_threads
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+
+import mxnet as mx
+import numpy as np
+import pytest
+from compiled_runs import fitted, variational
+from host import nd
+from test_simplify import traced
+
+CPU = mx.cpu()
+
+
+def count():
+    """How many threads OpenMP has where MXNet's operators run."""
+    found = threads._set_threads(CPU.device_id, 1)
+    threads._set_threads(CPU.device_id, found)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def two_threads():
+    before = threads._set_threads(CPU.device_id, 2)
+    yield
+    assert threads._set_threads(CPU.device_id, before) == 2
+
+
+GRAPHS = {
+    "small factorisation": (mx.nd.linalg.potrf, (399, 399), 1),
+    "large factorisation": (mx.nd.linalg.potrf, (400, 400), 2),
+    "small product": (lambda x: mx.nd.dot(x, x, transpose_b=True), (316, 100), 1),
+    "large product": (lambda x: mx.nd.dot(x, x, transpose_b=True), (317, 100), 2),
+    "small square": (mx.nd.linalg.syrk, (316, 100), 1),
+    "many small squares": (lambda x: mx.nd.linalg.syrk(x.reshape((-1, 10, 10))), (10000, 100), 1),
+    "large square": (mx.nd.linalg.syrk, (317, 100), 2),
+    "convolution": (lambda x: mx.nd.Convolution(x, x, None, (2, 2), num_filter=1, no_bias=True), (1, 1, 2, 2), 2),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_large_matrices_get_all(name):
+    compute, shape, expected = GRAPHS[name]
+    graphs = [_graph(lambda x: x, (1, 1)), _graph(compute, shape)]
+    with few_threads(graphs, CPU):
+        assert count() == expected
+
+
+def _graph(compute, shape):
+    x = nd(np.eye(*shape) if len(shape) == 2 else np.ones(shape), "float32")
+    return traced(lambda: compute(x).sum(), {"x": x})[1]
+
+
+def test_none_are_put_back():
+    with few_threads([], CPU):
+        assert count() == 1
+    assert count() == 2
+
+
+def test_another_device_is_left_alone():
+    with few_threads([], mx.gpu()):
+        assert count() == 2
+
+
+def test_several_workers_of_mxnet_are_left_alone(monkeypatch):
+    monkeypatch.setenv("MXNET_CPU_WORKER_NTHREADS", "2")
+    with few_threads([], CPU):
+        assert count() == 2
+
+
+def test_one_within_the_other():
+    with few_threads([], CPU):
+        with few_threads([], CPU):
+            assert count() == 1
+        assert count() == 1
+
+
+def test_they_are_put_back_after_an_exception():
+    with pytest.raises(ZeroDivisionError), few_threads([], CPU):
+        raise ZeroDivisionError
+    assert count() == 2
+
+
+def test_a_run_puts_them_back():
+    seen = []
+    fitted(CompiledLoop(checkpoint=lambda _: seen.append(count()), check_every=5), variational(), max_iter=20)
+    assert seen[-1] == 1
+    assert count() == 2
