@@ -192,6 +192,7 @@ def test_executor_gives_the_same(name, form, is_closed, rng):
     receivers = {key: mx.nd.zeros_like(held[key]) for key in ("mean", form)}
     program = Program(graph, held, receivers, mx.cpu())
     program.run()
+    program.deliver()
     assert len(is_closed) == 2
     assert_close(program.loss, total.asnumpy(), rtol=1e-14)
     for key, receiver in receivers.items():

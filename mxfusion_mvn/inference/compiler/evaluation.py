@@ -156,6 +156,7 @@ class Evaluations:
             values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
             program = Program(simplified, values, got, self._ctx, fixed_noise=True, own_states=True)
             program.run()
+            program.deliver()
             reason = _loss_deviation(value, program.loss.asnumpy().ravel()[0])
             reason = reason or self._gradient_deviation(wanted, got, graph)
         except Exception as error:  # whatever it is, the imperative evaluation does without

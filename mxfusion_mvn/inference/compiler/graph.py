@@ -10,7 +10,7 @@ import ctypes
 import functools
 import hashlib
 import inspect
-from typing import List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import mxnet as mx
 from mxnet._ctypes.symbol import _symbol_creator
@@ -81,12 +81,23 @@ class Graph(NamedTuple):
     A computation.
 
     ``nodes`` are all nodes it needs, each after its inputs, random ones in the order in which they drew. ``loss`` and
-    ``objective`` are entries; gradients are those of the objective.
+    ``objective`` are entries. ``gradients`` are those of the objective, entries by the name of the parameter, those
+    that are zero left out; None if they are not part of the graph, and MXNet has to find them.
     """
 
     nodes: List[Node]
     loss: Tuple[Node, int]
     objective: Tuple[Node, int]
+    gradients: Optional[Dict[str, Tuple[Node, int]]] = None
+
+    def heads(self):
+        """The entries that are asked for."""
+        return [self.loss, self.objective] if self.gradients is None else [self.loss, *self.gradients.values()]
+
+    def mapped(self, change):
+        """Loss, objective and gradients, with other entries in place of theirs."""
+        gradients = self.gradients and {name: change(entry) for name, entry in self.gradients.items()}
+        return change(self.loss), change(self.objective), gradients
 
     def operators(self):
         """Names of the operators, in order."""
@@ -97,22 +108,24 @@ class Graph(NamedTuple):
         return [node.key for node in self.nodes if node.operator == PARAMETER]
 
 
-def live_graph(nodes, loss, objective):
+def live_graph(nodes, loss, objective, gradients=None):
     """
     The graph without what nothing depends on; random operators stay, for they advance the random streams.
 
     :param nodes: list of nodes in the order they ran.
     :param loss: entry.
     :param objective: entry.
+    :param gradients: dict from the name of a parameter to an entry, or None.
     :returns: a :class:`Graph`.
     """
-    needed, stack = set(), [loss[0], objective[0]] + [node for node in nodes if node.is_random]
+    graph = Graph(nodes, loss, objective, gradients)
+    needed, stack = set(), [node for node, _ in graph.heads()] + [node for node in nodes if node.is_random]
     while stack:
         node = stack.pop()
         if id(node) not in needed:
             needed.add(id(node))
             stack.extend(source for source, _ in node.inputs)
-    return Graph([node for node in nodes if id(node) in needed], loss, objective)
+    return graph._replace(nodes=[node for node in nodes if id(node) in needed])
 
 
 def difference(first, second):
@@ -234,24 +247,43 @@ class SymbolBuilder:
         self.leaves = {}  # name of the variable -> leaf or NDArray
         self._symbols = {}
 
-    def build(self, graph):
+    def build(self, graph, learned):
         """
         The Symbol.
 
         :param graph: a :class:`Graph`.
-        :returns: Symbol whose last output is the loss; before it come the objective, if it is not the same, and
-            whatever keeps the random operators in their order.
+        :param learned: dict from the names of the parameters to learn to arrays of their shapes.
+        :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or, of a
+            graph with gradients, the gradient of the parameters, flat, in their order. What keeps the random operators
+            in their order comes first.
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
-        heads = [mx.sym.make_loss(self._entry(graph.objective))]
-        if graph.loss != graph.objective:
-            heads.append(mx.sym.BlockGrad(self._entry(graph.loss)))
+        if graph.gradients is None:
+            heads = [mx.sym.make_loss(self._entry(graph.objective))]
+            heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
+        else:
+            heads = [self._flat_gradient(graph.gradients, learned), self._head(graph.loss)]
         if self.fixed_noise or _keeps_order(graph):
             return mx.sym.Group(heads)
         # MXNet runs the operators behind the first output first.
         draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
         return mx.sym.Group(draws + heads)
+
+    def _flat_gradient(self, gradients, learned):
+        parts = []
+        for name, array in learned.items():
+            if name in gradients:
+                flat = {"newshape": str((array.size,))}
+                parts.append(call("_np_reshape", [self._entry(gradients[name])], flat, f"gradient{len(parts)}"))
+            else:
+                zeros = mx.nd.zeros((array.size,), dtype=array.dtype, ctx=array.context)
+                parts.append(self._variable("zeros", zeros, zeros.shape, zeros.dtype))
+        return mx.sym.concat(*parts, dim=0)
+
+    def _head(self, entry):
+        """An output of its own."""
+        return mx.sym.identity(self._entry(entry)) if entry[0].is_leaf else self._entry(entry)
 
     def _entry(self, entry):
         node, index = entry
@@ -297,10 +329,14 @@ def call(name, inputs, attributes, label):
     return _symbol_creator(handle, inputs, None, keys, values, label, False)
 
 
+def _in_order_of_outputs(graph):
+    return [graph.objective, graph.loss] if graph.gradients is None else [*graph.gradients.values(), graph.loss]
+
+
 def _keeps_order(graph):
     """Whether MXNet, which runs the inputs of an operator from left to right, draws in the order of the trace."""
     order, seen = [], set()
-    stack = [(head[0], False) for head in reversed([graph.objective, graph.loss])]
+    stack = [(node, False) for node, _ in reversed(_in_order_of_outputs(graph))]
     while stack:
         node, is_done = stack.pop()
         if is_done:

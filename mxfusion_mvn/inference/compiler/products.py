@@ -107,8 +107,14 @@ def _layer(rewriter, rows, weight, shape):
     return rewriter.reshaped(product, shape)
 
 
-def _constant_factor(rewriter, node):
-    """A small triangular system as a product with the inverse: of a system MXNet derives even a constant factor."""
+def constant_factor(rewriter, node):
+    """
+    A rule: a small triangular system is a product with the inverse, if that is a constant.
+
+    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param node: the node that is to be made.
+    :returns: an entry, or None.
+    """
     if node.operator not in ("_linalg_trsm", "_linalg_trmm") or not is_operator(node.inputs[0], CONSTANT):
         return None
     factor, rows = node.inputs
@@ -140,4 +146,4 @@ def _inverse(factor):
         return mx.nd.linalg.trsm(factor, identity, rightside=True).asnumpy()
 
 
-PRODUCTS = (_dense, _square, _large, _constant_factor)
+PRODUCTS = (_dense, _square, _large)

@@ -21,35 +21,56 @@ class Program:
 
     :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
     :param parameters: dict from the name of a parameter to the NDArray that holds it.
-    :param gradients: dict from the name of a parameter to the NDArray that receives its gradient.
+    :param gradients: dict from the name of a parameter to the NDArray that is for its gradient.
     :param ctx: MXNet context.
     :param fixed_noise: whether to use the noise of the trace instead of drawing.
     :param own_states: whether to work on copies of the arrays that operators update in place.
 
-    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it.
+    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``gradient`` is the NDArray (size of all
+    parameters,) that a run of a graph with gradients writes them to, in the order of ``gradients``; of one without,
+    None: MXNet writes each where it is to be.
     """
 
     def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False):
         builder = SymbolBuilder(fixed_noise)
-        symbol = builder.build(graph)
+        symbol = builder.build(graph, gradients)
         names = {name: leaf.key for name, leaf in builder.leaves.items() if _is_parameter(leaf)}
         arrays = {name: getattr(leaf, "array", leaf) for name, leaf in builder.leaves.items()}
         arrays.update({name: parameters[key] for name, key in names.items()})
         states = {name: arrays.pop(name) for name in symbol.list_auxiliary_states()}
         states = {name: state.copy() if own_states else state for name, state in states.items()}
-        receivers = {name: gradients[key] for name, key in names.items() if key in gradients}
+        self._is_derived = graph.gradients is not None
+        wanted = {} if self._is_derived else gradients
+        receivers = {name: wanted[key] for name, key in names.items() if key in wanted}
         requests = {name: "write" if name in receivers else "null" for name in arrays}
         with _binding_options():
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.losses = Losses(self.loss)
+        self.gradient = self.executor.outputs[-2] if self._is_derived else None
+        self._deliveries = _deliveries(self.gradient, gradients) if self._is_derived else []
         self._arguments = self.executor.handle, mx_uint(0), c_handle_array([]), ctypes.c_int(1)
 
     def run(self):
-        """Push one forward and one backward pass, without waiting for them."""
+        """Push an evaluation of loss and gradients, without waiting for it."""
         executor, count, heads, training = self._arguments
         check_call(_LIB.MXExecutorForward(executor, training))
-        check_call(_LIB.MXExecutorBackwardEx(executor, count, heads, training))
+        if not self._is_derived:
+            check_call(_LIB.MXExecutorBackwardEx(executor, count, heads, training))
+
+    def deliver(self):
+        """Push copies of the gradients to the arrays that are for them, if they are not there."""
+        for delivery in self._deliveries:
+            delivery()
+
+
+def _deliveries(gradient, receivers):
+    calls, begin = [], 0
+    for receiver in receivers.values():
+        part = gradient[begin : begin + receiver.size].reshape(receiver.shape)
+        calls.append(OperatorCall("_copyto", [part], receiver))
+        begin += receiver.size
+    return calls
 
 
 class OperatorCall:

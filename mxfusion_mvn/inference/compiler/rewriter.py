@@ -3,7 +3,7 @@
 
 import hashlib
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, PARAMETER, Node, invoke, leaf, live_graph, operator_handle
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, PARAMETER, Graph, Node, invoke, leaf, operator_handle
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -75,7 +75,7 @@ class Rewriter:
         Make all nodes of a graph.
 
         :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
-        :returns: the entries of its loss and its objective in the new graph.
+        :returns: the graph of these nodes.
         """
         made = {}
         for node in graph.nodes:
@@ -83,17 +83,7 @@ class Rewriter:
             first = self.add(node.with_inputs(inputs))
             made[id(node), 0] = first
             made.update(((id(node), index), (first[0], index)) for index in range(1, len(node.shapes)))
-        return [made[id(node), index] for node, index in (graph.loss, graph.objective)]
-
-    def graph(self, loss, objective):
-        """
-        The graph made so far, without what is not needed.
-
-        :param loss: entry.
-        :param objective: entry.
-        :returns: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
-        """
-        return live_graph(self.nodes, loss, objective)
+        return Graph(self.nodes, *graph.mapped(lambda entry: made[id(entry[0]), entry[1]]))
 
     def add(self, node):
         """

@@ -8,10 +8,14 @@ operators of MXNet that are slow give way to fast ones (``lowering``).
 
 import ast
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT
+from mxfusion_mvn.inference.compiler.adjoints import is_true
+from mxfusion_mvn.inference.compiler.gradients import differentiated
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, live_graph
 from mxfusion_mvn.inference.compiler.lowering import LOWERING, with_few_uses
 from mxfusion_mvn.inference.compiler.matrices import factor_once, solve_together
+from mxfusion_mvn.inference.compiler.products import constant_factor
 from mxfusion_mvn.inference.compiler.rewriter import Rewriter, dtype_of, evaluated, is_operator, shape_of, size_of
+from mxfusion_mvn.inference.compiler.scalars import SCALARS, absorbed
 from mxfusion_mvn.inference.compiler.splits import with_splits
 from mxfusion_mvn.inference.compiler.sums import summed
 
@@ -54,14 +58,42 @@ def simplify(graph):
     The simplified graph.
 
     :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph`.
-    :returns: a graph of the same loss and objective.
+    :returns: a graph of the same loss and objective, with gradients if all of its operators have a known adjoint.
     """
     ctx = next(node for node in graph.nodes if node.is_leaf).array.context
-    rewriter = Rewriter(_RULES, ctx)
-    loss, objective = rewriter.rewrite(graph)
-    simple = with_splits(rewriter.graph(summed(rewriter, loss), summed(rewriter, objective)))
-    rewriter = Rewriter(LOWERING, ctx)
-    return with_few_uses(rewriter.graph(*rewriter.rewrite(simple)))
+    graph = with_splits(_summed(Rewriter(_RULES, ctx), graph))
+    derived = differentiated(Rewriter(_RULES, ctx), graph)
+    if derived is None:
+        return with_few_uses(_live(Rewriter(LOWERING, ctx).rewrite(graph)))
+    derived = _summed(Rewriter((_unblocked, _row, *SCALARS, *_RULES), ctx), _live(derived))
+    return _live(Rewriter(LOWERING, ctx).rewrite(absorbed(derived)))
+
+
+def _summed(rewriter, graph):
+    graph = rewriter.rewrite(graph)
+    return _live(graph._replace(loss=summed(rewriter, graph.loss), objective=summed(rewriter, graph.objective)))
+
+
+def _live(graph):
+    return live_graph(*graph)
+
+
+def _unblocked(rewriter, node):
+    """When gradients are part of a graph, nothing has to be kept from them."""
+    return node.inputs[0] if node.operator == "BlockGrad" else None
+
+
+def _row(rewriter, node):
+    """A row times a matrix is a vector times it."""
+    if node.operator != "dot" or shape_of(node.inputs[0])[:-1] != (1,) or is_true(node, "transpose_a"):
+        return None
+    row, matrix = node.inputs
+    if is_true(node, "transpose_b"):
+        if not is_operator(matrix, CONSTANT):
+            return None
+        matrix = rewriter.constant(np.ascontiguousarray(matrix[0].array.asnumpy().T), dtype_of(matrix))
+    vector = rewriter.reshaped(row, shape_of(row)[1:])
+    return rewriter.reshaped(rewriter.call("dot", [vector, matrix], node.shapes[0][1:]), node.shapes[0])
 
 
 def _constant(rewriter, node):
@@ -204,6 +236,9 @@ def _before_reshape(rewriter, operator, node):
     sources = [entry[0].inputs[0] if is_operator(entry, "Reshape") else entry for entry in node.inputs]
     if sources == node.inputs:
         return None
+    for one, other in ((0, 1), (1, 0)):
+        if is_operator(node.inputs[one], CONSTANT) and shape_of(node.inputs[0]) == shape_of(node.inputs[1]):
+            sources[one] = rewriter.reshaped(node.inputs[one], shape_of(sources[other]))
     shapes = [shape_of(entry) for entry in sources]
     if shapes[0] == shapes[1] and shape_of(node.inputs[0]) == shape_of(node.inputs[1]):
         return rewriter.reshaped(rewriter.call(operator, sources, shapes[0]), node.shapes[0])
@@ -254,5 +289,6 @@ _RULES = (
     _binary,
     factor_once,
     solve_together,
+    constant_factor,
     _folded,
 )

@@ -27,7 +27,7 @@ def with_splits(graph):
             split.inputs = [parts.get(id(source), (source, index)) for source, index in split.inputs]
             placed.add(id(split))
             nodes.append(split)
-    return live_graph(nodes, *(parts.get(id(node), (node, index)) for node, index in (graph.loss, graph.objective)))
+    return live_graph(nodes, *graph.mapped(lambda entry: parts.get(id(entry[0]), entry)))
 
 
 def _source(node):

@@ -57,8 +57,17 @@ def _total(rewriter, entry):
         else:
             offset += factor * parts[1]
             stack.extend(Term(factor * part.factor, part.entry) for part in reversed(parts[0]))
-    terms = [_single(rewriter, term) for term in terms]
+    terms = [_single(rewriter, term) for term in _collected(terms)]
     return _combination(rewriter, terms, offset) if terms else rewriter.constant(np.full((1,), offset), dtype)
+
+
+def _collected(terms):
+    """The terms with one for each array, without those that cancel."""
+    factors, entries = {}, {}
+    for factor, (node, index) in terms:
+        factors[id(node), index] = factors.get((id(node), index), 0.0) + factor
+        entries[id(node), index] = node, index
+    return [Term(factor, entries[key]) for key, factor in factors.items() if factor]
 
 
 def _parts(rewriter, entry):

@@ -102,7 +102,7 @@ class _Context(ctypes.Structure):
 
 
 _CPU = 1
-_replies = queue.SimpleQueue()
+_replies: "queue.SimpleQueue[int]" = queue.SimpleQueue()
 
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)

@@ -108,6 +108,11 @@ class CompiledStepper(ImperativeStepper):
         if flat is not self._flat:
             flat.release(self._updater)
 
+    def write_back(self):
+        """As :meth:`Stepper.write_back`; parameters are views of what is trained, gradients may lie elsewhere."""
+        if self._flat is not None:
+            self._flat.deliver_gradients()
+
     def evaluate(self):
         """As :meth:`Stepper.evaluate`; warns if the objective is not the one any more that was compiled."""
         evaluations = self._evaluations.get(self._shapes())
@@ -157,9 +162,10 @@ class CompiledStepper(ImperativeStepper):
         self._fill(self._evaluations[shapes])
         program.run()
         if self._flat is None:
+            program.deliver()
             for array in self._learned_arrays:
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
-        self._update(learning_rate)
+        self._update(learning_rate, program.gradient)
         return program.losses.keep()
 
     @property
@@ -214,9 +220,9 @@ class CompiledStepper(ImperativeStepper):
         """List of bools: which of the data are other ones in each step."""
         return [False] * len(self._data)
 
-    def _update(self, learning_rate):
+    def _update(self, learning_rate, gradient=None):
         if self._flat is not None:
-            self._flat.update(learning_rate)
+            self._flat.update(learning_rate, gradient)
             return
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.step(batch_size=1, ignore_stale_grad=True)

@@ -67,6 +67,7 @@ class FlatParameters:
         for parameter, (value, gradient) in zip(parameters.values(), views):
             _point_to(parameter, value, gradient)
         self._updater = self._flat_updater(updater)
+        self._newest = self.gradients
         self._push_update = self._prepared_update()
 
     def views(self, array):
@@ -82,13 +83,20 @@ class FlatParameters:
             begin += own.size
         return views
 
-    def update(self, learning_rate):
+    def update(self, learning_rate, gradient=None):
         """
         Push an update.
 
         :param learning_rate: of this step.
+        :param gradient: NDArray of the size of all parameters, None if the parameters have theirs.
         """
-        self._push_update(learning_rate)
+        self._newest = self.gradients if gradient is None else gradient
+        self._push_update(learning_rate, self._newest)
+
+    def deliver_gradients(self):
+        """Give the parameters the gradients of the last update."""
+        if self._newest is not self.gradients:
+            self._newest.copyto(self.gradients)
 
     def snapshot(self):
         """
@@ -115,6 +123,7 @@ class FlatParameters:
 
         :param updater: the ``mxnet.optimizer.Updater`` that updates them from now on.
         """
+        self.deliver_gradients()
         views = zip(self.views(self.values), self.views(self.gradients))
         for parameter, view, own in zip(self._parameters.values(), views, self._own.values()):
             for mine, yours in zip(view, own):
@@ -146,9 +155,9 @@ class FlatParameters:
         if type(rule) is optimizer.Adam and rule.clip_gradient is None and rule.rescale_grad == 1:
             return self._prepared_adam(rule)
 
-        def update(learning_rate):
+        def update(learning_rate, gradient):
             rule.set_learning_rate(learning_rate)
-            self._updater(0, self.gradients, self.values)
+            self._updater(0, gradient, self.values)
 
         return update
 
@@ -162,15 +171,17 @@ class FlatParameters:
         """The arithmetic of ``mxnet.optimizer.Adam.update``, with all but the learning rate converted once."""
         constants = {"beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon, "wd": rule._get_wd(0)}
         constants = {name: value for name, value in constants.items() if value != _ADAM[name]}
-        arrays = [self.values, self.gradients, *self._updater.states[0]]
-        call = OperatorCall("adam_update", arrays, self.values, {"lr": 0.0, **constants})
-        scale, counts = self._learning_rate_scale(), rule._index_update_count
+        scale, counts, calls = self._learning_rate_scale(), rule._index_update_count, {}
 
-        def update(learning_rate):
+        def update(learning_rate, gradient):
             rule._update_count(0)
             rule.lr = learning_rate
             count = counts[0]
-            call(lr=scale * learning_rate * math.sqrt(1.0 - rule.beta2**count) / (1.0 - rule.beta1**count))
+            if id(gradient) not in calls:
+                arrays = [self.values, gradient, *self._updater.states[0]]
+                calls[id(gradient)] = OperatorCall("adam_update", arrays, self.values, {"lr": 0.0, **constants})
+            rate = scale * learning_rate * math.sqrt(1.0 - rule.beta2**count) / (1.0 - rule.beta1**count)
+            calls[id(gradient)](lr=rate)
 
         return update
 
