@@ -73,6 +73,8 @@ def _merged(rewriter, node):
     number, source = _split((node, 0))
     inner, array = _split(source)
     product = number * inner
+    if number == -1 and is_operator(source, *_SUBTRACTIONS):
+        return rewriter.call(source[0].operator, source[0].inputs[::-1], node.shapes[0])
     if source == (node, 0) or inner == 1 or not np.isfinite(product):
         return None
     return scaled(rewriter, array, product)

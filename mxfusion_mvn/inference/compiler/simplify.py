@@ -11,8 +11,9 @@ import ast
 from mxfusion_mvn.inference.compiler.adjoints import is_true
 from mxfusion_mvn.inference.compiler.gradients import differentiated
 from mxfusion_mvn.inference.compiler.graph import CONSTANT, live_graph
-from mxfusion_mvn.inference.compiler.lowering import LOWERING, with_few_uses
+from mxfusion_mvn.inference.compiler.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
 from mxfusion_mvn.inference.compiler.matrices import factor_once, solve_together
+from mxfusion_mvn.inference.compiler.pieces import PIECES
 from mxfusion_mvn.inference.compiler.products import constant_factor
 from mxfusion_mvn.inference.compiler.rewriter import Rewriter, dtype_of, evaluated, is_operator, shape_of, size_of
 from mxfusion_mvn.inference.compiler.scalars import SCALARS, absorbed
@@ -64,8 +65,8 @@ def simplify(graph):
     graph = with_splits(_summed(Rewriter(_RULES, ctx), graph))
     derived = differentiated(Rewriter(_RULES, ctx), graph)
     if derived is None:
-        return with_few_uses(_live(Rewriter(LOWERING, ctx).rewrite(graph)))
-    derived = _summed(Rewriter((_unblocked, _row, *SCALARS, *_RULES), ctx), _live(derived))
+        return with_few_uses(_live(Rewriter(LOWERING_WITHOUT_GRADIENTS, ctx).rewrite(graph)))
+    derived = _summed(Rewriter((_unblocked, _row, *PIECES, *SCALARS, *_RULES), ctx), _live(derived))
     return _live(Rewriter(LOWERING, ctx).rewrite(absorbed(derived)))
 
 
