@@ -113,8 +113,8 @@ def is_true(node, name):
 # Functions of each number of which MXNet has an operator that multiplies a gradient by the derivative; some take it
 # from the function's argument, others from its value.
 _OF_ARGUMENT = (
-    "log log1p log2 log10 expm1 abs square rsqrt reciprocal sin cos sinh arcsin arctan softsign erf gammaln gamma rcbrt "
-    "clip smooth_l1 _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar"
+    "log log1p log2 log10 expm1 abs square rsqrt rcbrt reciprocal sin cos sinh arcsin arctan softsign erf gammaln "
+    "gamma clip smooth_l1 _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar"
 )
 _OF_VALUE = "sqrt cbrt tan tanh sigmoid relu _rpower_scalar"
 

@@ -38,7 +38,7 @@ def differentiated(rewriter, graph):
                 _receive(rewriter, adjoints, entry, part)
     parameters = [node for node in rewriter.nodes if node.operator == PARAMETER and (id(node), 0) in adjoints]
     gradients = {node.key: adjoints[id(node), 0] for node in parameters}
-    return graph._replace(objective=graph.loss, gradients=gradients)
+    return graph._replace(objective=graph.loss, results=gradients)
 
 
 def _ones(rewriter, entry):

@@ -81,23 +81,29 @@ class Graph(NamedTuple):
     A computation.
 
     ``nodes`` are all nodes it needs, each after its inputs, random ones in the order in which they drew. ``loss`` and
-    ``objective`` are entries. ``gradients`` are those of the objective, entries by the name of the parameter, those
-    that are zero left out; None if they are not part of the graph, and MXNet has to find them.
+    ``objective`` are entries. ``results`` are what is wanted of each parameter, an entry by its name: the gradient of
+    the objective, left out where it is zero, or the value after some steps. They are None where gradients are not part
+    of the graph, and MXNet has to find them.
     """
 
     nodes: List[Node]
     loss: Tuple[Node, int]
     objective: Tuple[Node, int]
-    gradients: Optional[Dict[str, Tuple[Node, int]]] = None
+    results: Optional[Dict[str, Tuple[Node, int]]] = None
 
     def heads(self):
         """The entries that are asked for."""
-        return [self.loss, self.objective] if self.gradients is None else [self.loss, *self.gradients.values()]
+        return [self.loss, self.objective] if self.results is None else [self.loss, *self.results.values()]
 
     def mapped(self, change):
-        """Loss, objective and gradients, with other entries in place of theirs."""
-        gradients = self.gradients and {name: change(entry) for name, entry in self.gradients.items()}
-        return change(self.loss), change(self.objective), gradients
+        """
+        The heads, with other entries in place of theirs.
+
+        :param change: function of an entry.
+        :returns: tuple of the loss, the objective and the results.
+        """
+        results = self.results and {name: change(entry) for name, entry in self.results.items()}
+        return change(self.loss), change(self.objective), results
 
     def operators(self):
         """Names of the operators, in order."""
@@ -108,17 +114,17 @@ class Graph(NamedTuple):
         return [node.key for node in self.nodes if node.operator == PARAMETER]
 
 
-def live_graph(nodes, loss, objective, gradients=None):
+def live_graph(nodes, loss, objective, results=None):
     """
     The graph without what nothing depends on; random operators stay, for they advance the random streams.
 
     :param nodes: list of nodes in the order they ran.
     :param loss: entry.
     :param objective: entry.
-    :param gradients: dict from the name of a parameter to an entry, or None.
+    :param results: dict from the name of a parameter to an entry, or None.
     :returns: a :class:`Graph`.
     """
-    graph = Graph(nodes, loss, objective, gradients)
+    graph = Graph(nodes, loss, objective, results)
     needed, stack = set(), [node for node, _ in graph.heads()] + [node for node in nodes if node.is_random]
     while stack:
         node = stack.pop()
@@ -252,30 +258,30 @@ class SymbolBuilder:
         The Symbol.
 
         :param graph: a :class:`Graph`.
-        :param learned: dict from the names of the parameters to learn to arrays of their shapes.
-        :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or, of a
-            graph with gradients, the gradient of the parameters, flat, in their order. What keeps the random operators
-            in their order comes first.
+        :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
+        :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or the
+            results of the graph, flat, in the order of the parameters, zero where there is none. What keeps the random
+            operators in their order comes first.
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
-        if graph.gradients is None:
+        if graph.results is None:
             heads = [mx.sym.make_loss(self._entry(graph.objective))]
             heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
         else:
-            heads = [self._flat_gradient(graph.gradients, learned), self._head(graph.loss)]
+            heads = [self._flat(graph.results, learned), self._head(graph.loss)]
         if self.fixed_noise or _keeps_order(graph):
             return mx.sym.Group(heads)
         # MXNet runs the operators behind the first output first.
         draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
         return mx.sym.Group(draws + heads)
 
-    def _flat_gradient(self, gradients, learned):
+    def _flat(self, results, learned):
         parts = []
         for name, array in learned.items():
-            if name in gradients:
+            if name in results:
                 flat = {"newshape": str((array.size,))}
-                parts.append(call("_np_reshape", [self._entry(gradients[name])], flat, f"gradient{len(parts)}"))
+                parts.append(call("_np_reshape", [self._entry(results[name])], flat, f"result{len(parts)}"))
             else:
                 zeros = mx.nd.zeros((array.size,), dtype=array.dtype, ctx=array.context)
                 parts.append(self._variable("zeros", zeros, zeros.shape, zeros.dtype))
@@ -330,7 +336,7 @@ def call(name, inputs, attributes, label):
 
 
 def _in_order_of_outputs(graph):
-    return [graph.objective, graph.loss] if graph.gradients is None else [*graph.gradients.values(), graph.loss]
+    return [graph.objective, graph.loss] if graph.results is None else [*graph.results.values(), graph.loss]
 
 
 def _keeps_order(graph):

@@ -83,9 +83,7 @@ def _rows(rewriter, entry):
 
 
 def _outer_product(rewriter, column, row):
-    return times(
-        rewriter, rewriter.reshaped(column, (size_of(column), 1)), rewriter.reshaped(row, (1, size_of(row)))
-    )
+    return times(rewriter, rewriter.reshaped(column, (size_of(column), 1)), rewriter.reshaped(row, (1, size_of(row))))
 
 
 def _matrix_dot(rewriter, left, right, transpose_left, transpose_right):

@@ -26,9 +26,9 @@ class Program:
     :param fixed_noise: whether to use the noise of the trace instead of drawing.
     :param own_states: whether to work on copies of the arrays that operators update in place.
 
-    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``gradient`` is the NDArray (size of all
-    parameters,) that a run of a graph with gradients writes them to, in the order of ``gradients``; of one without,
-    None: MXNet writes each where it is to be.
+    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``results`` is the NDArray (size of all
+    parameters,) that a run writes the results of the graph to, in the order of ``gradients``; of a graph without
+    results None, for then MXNet writes each gradient where it is to be.
     """
 
     def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False):
@@ -39,7 +39,7 @@ class Program:
         arrays.update({name: parameters[key] for name, key in names.items()})
         states = {name: arrays.pop(name) for name in symbol.list_auxiliary_states()}
         states = {name: state.copy() if own_states else state for name, state in states.items()}
-        self._is_derived = graph.gradients is not None
+        self._is_derived = graph.results is not None
         wanted = {} if self._is_derived else gradients
         receivers = {name: wanted[key] for name, key in names.items() if key in wanted}
         requests = {name: "write" if name in receivers else "null" for name in arrays}
@@ -47,8 +47,8 @@ class Program:
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.losses = Losses(self.loss)
-        self.gradient = self.executor.outputs[-2] if self._is_derived else None
-        self._deliveries = _deliveries(self.gradient, gradients) if self._is_derived else []
+        self.results = self.executor.outputs[-2] if self._is_derived else None
+        self._deliveries = _deliveries(self.results, gradients) if self._is_derived else []
         self._arguments = self.executor.handle, mx_uint(0), c_handle_array([]), ctypes.c_int(1)
 
     def run(self):
@@ -64,10 +64,10 @@ class Program:
             delivery()
 
 
-def _deliveries(gradient, receivers):
+def _deliveries(results, receivers):
     calls, begin = [], 0
     for receiver in receivers.values():
-        part = gradient[begin : begin + receiver.size].reshape(receiver.shape)
+        part = results[begin : begin + receiver.size].reshape(receiver.shape)
         calls.append(OperatorCall("_copyto", [part], receiver))
         begin += receiver.size
     return calls
@@ -114,39 +114,47 @@ class OperatorCall:
 
 class Losses:
     """
-    Keeps losses until they are read, each in an array of its own, so that errors keep apart.
+    Keeps losses until they are read, those of each run in an array of its own, so that errors keep apart.
 
-    :param loss: the NDArray that each step writes its loss to.
+    :param loss: the NDArray that each run writes its loss to, or the losses of several steps.
     """
 
     def __init__(self, loss):
         self._loss = loss
-        self._free = []
+        self._slots = Pool(self._slot)
 
-    def keep(self):
+    def keep(self, held=None):
         """
-        Push a copy of the present loss.
+        Push a copy of the present losses.
 
-        :returns: :class:`PendingLoss`.
+        :param held: an object to hold until they are forgotten.
+        :returns: list of :class:`PendingLoss`.
         """
-        pending = self._free.pop() if self._free else _Slot(self._loss)
-        pending.copy()
-        return PendingLoss(pending, self._free)
+        lease = self._slots.lease(held)
+        array, copy = lease.lent
+        copy()
+        return [PendingLoss(lease, array, index) for index in range(self._loss.size)]
+
+    def _slot(self):
+        array = HostArray(self._loss)
+        return array, OperatorCall("_copyto", [self._loss], array.array)
 
 
 class PendingLoss:
     """
     A loss that has been pushed, with what the driver asks of an NDArray.
 
-    :param slot: where it will be.
-    :param free: list that gets the slot back.
+    :param lease: what keeps the array until all of its losses are forgotten.
+    :param array: :class:`HostArray`.
+    :param index: its position there.
     """
 
-    __slots__ = ("_slot", "_free")
+    __slots__ = ("_array", "_index", "_lease")
 
-    def __init__(self, slot, free):
-        self._slot = slot
-        self._free = free
+    def __init__(self, lease, array, index):
+        self._lease = lease
+        self._array = array
+        self._index = index
 
     def asnumpy(self):
         """
@@ -155,26 +163,81 @@ class PendingLoss:
         :returns: a NumPy number.
         :raises MXNetError: if it could not be computed.
         """
-        return self._slot.read()
+        return self._array.read(self._index)
+
+
+class Pool:
+    """
+    Objects to use one after the other, made when they are needed.
+
+    :param create: function that makes one.
+    """
+
+    def __init__(self, create):
+        self._create = create
+        self._free = []
+
+    def lease(self, held=None):
+        """
+        An object, as ``lent`` of a lease; it is free again when the lease is forgotten.
+
+        :param held: an object to hold as long.
+        :returns: the lease.
+        """
+        return _Lease(self._free.pop() if self._free else self._create(), self._free, held)
+
+
+class _Lease:
+    __slots__ = ("_free", "_held", "lent")
+
+    def __init__(self, lent, free, held):
+        self.lent = lent
+        self._free = free
+        self._held = held
 
     def __del__(self):
-        self._free.append(self._slot)
+        self._free.append(self.lent)
 
 
-class _Slot:
-    __slots__ = ("_array", "_memory", "copy")
+class HostArray:
+    """
+    An NDArray whose numbers Python reads and writes where they lie, if they lie in its memory.
 
-    def __init__(self, loss):
-        self._array = mx.nd.zeros(loss.shape, ctx=loss.context, dtype=loss.dtype)
-        self._array.wait_to_read()
-        self._memory = _memory(self._array)
-        self.copy = OperatorCall("_copyto", [loss], self._array)
+    :param like: NDArray of the same shape, dtype and device.
 
-    def read(self):
+    ``array`` is the NDArray.
+    """
+
+    __slots__ = ("_memory", "array")
+
+    def __init__(self, like):
+        self.array = mx.nd.zeros(like.shape, ctx=like.context, dtype=like.dtype)
+        self.array.wait_to_read()
+        self._memory = _memory(self.array)
+
+    def read(self, index):
+        """
+        Wait for the array, and read a number.
+
+        :param index: its position, if the array were flat.
+        :returns: a NumPy number.
+        :raises MXNetError: if the array could not be computed.
+        """
         if self._memory is None:
-            return self._array.asnumpy()
-        check_call(_LIB.MXNDArrayWaitToRead(self._array.handle))
-        return np.float64(self._memory[0])
+            return self.array.asnumpy().ravel()[index]
+        check_call(_LIB.MXNDArrayWaitToRead(self.array.handle))
+        return np.float64(self._memory[index])
+
+    def write(self, numbers):
+        """
+        Write numbers at once: nothing that reads the array may be under way.
+
+        :param numbers: list of as many as the array has.
+        """
+        if self._memory is None:
+            self.array[:] = np.reshape(numbers, self.array.shape)
+        else:
+            self._memory[: len(numbers)] = numbers
 
 
 def _memory(array):
@@ -184,7 +247,7 @@ def _memory(array):
     address = ctypes.c_void_p()
     check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
     kind = ctypes.c_double if array.dtype.__name__ == "float64" else ctypes.c_float
-    return ctypes.cast(address, ctypes.POINTER(kind))
+    return ctypes.cast(address, ctypes.POINTER(kind * array.size)).contents
 
 
 # What MXNet reads when it binds: not to announce its backend on stderr, and how many operators to hand to a worker at

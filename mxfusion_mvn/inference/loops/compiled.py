@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """A loop that compiles the objective: the graph that the host walks in Python at each step is walked but twice."""
 
+import math
 import sys
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 from mxfusion_mvn.inference.compiler.evaluation import Evaluations
 from mxfusion_mvn.inference.compiler.explain import explain
 from mxfusion_mvn.inference.compiler.graph import digest
+from mxfusion_mvn.inference.compiler.steps import possible_steps
 from mxfusion_mvn.inference.compiler.threads import few_threads
+from mxfusion_mvn.inference.loops.adam import SeveralSteps
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
 
+import mxnet as mx
 from mxfusion.common.exceptions import InferenceError
+
+# To make a program of several steps takes about as long as that many steps.
+_STEPS_BEFORE_SEVERAL = 100
 
 
 class NotCompiledWarning(UserWarning):
@@ -78,6 +85,8 @@ class CompiledStepper(ImperativeStepper):
         self._points = {}
         self._programs = {}
         self._explained = {}
+        self._several = None
+        self._compiled_steps = 0
         self._threads = ExitStack()
         self._flat = None
         self._learned = None
@@ -92,6 +101,18 @@ class CompiledStepper(ImperativeStepper):
             return super().step(learning_rate)
         return self._compiled_step(learning_rate)
 
+    def steps_at_once(self, remaining):
+        """As :meth:`Stepper.steps_at_once`."""
+        if self._several is None and self._compiled_steps >= _STEPS_BEFORE_SEVERAL:
+            self._prepare_several(remaining)
+        return self._several.count if self._several and remaining >= self._several.count else 1
+
+    def steps(self, learning_rates):
+        """As :meth:`Stepper.steps`."""
+        if len(learning_rates) == 1:
+            return [self.step(*learning_rates)]
+        return self._several.push(learning_rates)
+
     def snapshot(self):
         """As :meth:`Stepper.snapshot`."""
         return self._flat, super().snapshot() if self._flat is None else self._flat.snapshot()
@@ -99,6 +120,7 @@ class CompiledStepper(ImperativeStepper):
     def restore(self, state):
         """As :meth:`Stepper.restore`."""
         flat, state = state
+        self._several = None
         if flat is not self._flat:
             self._release()
         if flat is None:
@@ -160,13 +182,14 @@ class CompiledStepper(ImperativeStepper):
         if program is None:
             return self._traced_step(shapes, learning_rate)
         self._fill(self._evaluations[shapes])
+        self._compiled_steps += 1
         program.run()
         if self._flat is None:
             program.deliver()
             for array in self._learned_arrays:
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
-        self._update(learning_rate, program.gradient)
-        return program.losses.keep()
+        self._update(learning_rate, program.results)
+        return program.losses.keep()[0]
 
     @property
     def _has_given_up(self):
@@ -241,6 +264,18 @@ class CompiledStepper(ImperativeStepper):
             self._set_threads()
             self.compiled = True
 
+    def _prepare_several(self, remaining):
+        """Make a program of several steps, if that can be, and pays."""
+        self._compiled_steps = -math.inf
+        if self._flat is None or self._flat.adam is None or "wd" in self._flat.adam.options or len(self._programs) > 1:
+            return
+        ((shapes, evaluations),) = self._evaluations.items()
+        count = possible_steps(evaluations.simplified, remaining)
+        if shapes in self._programs and count > 1:
+            values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
+            with suppress(mx.base.MXNetError):  # single steps do as well
+                self._several = SeveralSteps(evaluations.simplified, values, self._flat, self._ctx, count)
+
     def _set_threads(self):
         self._threads.close()
         graphs = [self._evaluations[shapes].simplified for shapes in self._programs]
@@ -266,6 +301,8 @@ class CompiledStepper(ImperativeStepper):
     def _release(self):
         """Give the host's Parameters their own arrays back; the programs know others."""
         self._threads.close()
+        self._several = None
+        self._compiled_steps = 0
         self._evaluations.clear()
         self._programs.clear()
         if self._flat is not None:

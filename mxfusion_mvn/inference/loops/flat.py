@@ -5,9 +5,8 @@ The host's Parameters become views of the array while it lasts, and get their ow
 """
 
 import copy
-import math
 
-from mxfusion_mvn.inference.compiler.program import OperatorCall
+from mxfusion_mvn.inference.loops.adam import Adam, can_be_prepared
 from mxfusion_mvn.inference.loops.optimizers import copy_state, restore_state
 
 import mxnet as mx
@@ -26,9 +25,6 @@ _ELEMENTWISE = (
     optimizer.Adamax,
     optimizer.Signum,
 )
-
-# What MXNet's operator assumes: each option that is left out need not be read in each step.
-_ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8, "wd": 0.0}
 
 
 def can_be_flat(parameters, positions, rule):
@@ -54,6 +50,9 @@ class FlatParameters:
     :param parameters: dict from uuid to Gluon Parameter.
     :param positions: dict from uuid to the index of the parameter in the updater.
     :param updater: the ``mxnet.optimizer.Updater`` that has updated them so far.
+
+    ``values`` and ``gradients`` are the arrays; ``adam`` is the :class:`~mxfusion_mvn.inference.loops.adam.Adam` that
+    updates them, None for another optimizer.
     """
 
     def __init__(self, parameters, positions, updater):
@@ -67,7 +66,7 @@ class FlatParameters:
         for parameter, (value, gradient) in zip(parameters.values(), views):
             _point_to(parameter, value, gradient)
         self._updater = self._flat_updater(updater)
-        self._newest = self.gradients
+        self.newest_gradients = self.gradients
         self._push_update = self._prepared_update()
 
     def views(self, array):
@@ -83,6 +82,20 @@ class FlatParameters:
             begin += own.size
         return views
 
+    def parts(self, array):
+        """
+        The same by parameter.
+
+        :param array: NDArray of the size of all of them.
+        :returns: dict from uuid to NDArray.
+        """
+        return dict(zip(self._parameters, self.views(array)))
+
+    @property
+    def size(self):
+        """How many numbers the parameters have."""
+        return self.values.size
+
     def update(self, learning_rate, gradient=None):
         """
         Push an update.
@@ -90,13 +103,13 @@ class FlatParameters:
         :param learning_rate: of this step.
         :param gradient: NDArray of the size of all parameters, None if the parameters have theirs.
         """
-        self._newest = self.gradients if gradient is None else gradient
-        self._push_update(learning_rate, self._newest)
+        self.newest_gradients = self.gradients if gradient is None else gradient
+        self._push_update(learning_rate, self.newest_gradients)
 
     def deliver_gradients(self):
         """Give the parameters the gradients of the last update."""
-        if self._newest is not self.gradients:
-            self._newest.copyto(self.gradients)
+        if self.newest_gradients is not self.gradients:
+            self.newest_gradients.copyto(self.gradients)
 
     def snapshot(self):
         """
@@ -151,39 +164,12 @@ class FlatParameters:
         return flat
 
     def _prepared_update(self):
-        rule = self._updater.optimizer
-        if type(rule) is optimizer.Adam and rule.clip_gradient is None and rule.rescale_grad == 1:
-            return self._prepared_adam(rule)
+        self.adam = Adam(self._updater, self.values) if can_be_prepared(self._updater.optimizer) else None
+        return self._update_by_the_updater if self.adam is None else self.adam.update
 
-        def update(learning_rate, gradient):
-            rule.set_learning_rate(learning_rate)
-            self._updater(0, gradient, self.values)
-
-        return update
-
-    def _learning_rate_scale(self):
-        """The factor by which the learning rate of these parameters differs from that of the optimizer."""
-        rule = self._updater.optimizer
-        rule.set_learning_rate(1.0)
-        return rule._get_lr(0)
-
-    def _prepared_adam(self, rule):
-        """The arithmetic of ``mxnet.optimizer.Adam.update``, with all but the learning rate converted once."""
-        constants = {"beta1": rule.beta1, "beta2": rule.beta2, "epsilon": rule.epsilon, "wd": rule._get_wd(0)}
-        constants = {name: value for name, value in constants.items() if value != _ADAM[name]}
-        scale, counts, calls = self._learning_rate_scale(), rule._index_update_count, {}
-
-        def update(learning_rate, gradient):
-            rule._update_count(0)
-            rule.lr = learning_rate
-            count = counts[0]
-            if id(gradient) not in calls:
-                arrays = [self.values, gradient, *self._updater.states[0]]
-                calls[id(gradient)] = OperatorCall("adam_update", arrays, self.values, {"lr": 0.0, **constants})
-            rate = scale * learning_rate * math.sqrt(1.0 - rule.beta2**count) / (1.0 - rule.beta1**count)
-            calls[id(gradient)](lr=rate)
-
-        return update
+    def _update_by_the_updater(self, learning_rate, gradient):
+        self._updater.optimizer.set_learning_rate(learning_rate)
+        self._updater(0, gradient, self.values)
 
 
 def _point_to(parameter, value, gradient):

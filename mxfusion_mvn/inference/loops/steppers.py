@@ -24,6 +24,24 @@ class Stepper(ABC):
         :returns: the loss before the update, an NDArray (1,).
         """
 
+    def steps_at_once(self, remaining):
+        """
+        How many steps the next call of :meth:`steps` is to make.
+
+        :param remaining: how many are wanted before anything is read.
+        :returns: an int from 1 to ``remaining``.
+        """
+        return 1
+
+    def steps(self, learning_rates):
+        """
+        Push as many steps as :meth:`steps_at_once` said.
+
+        :param learning_rates: list of their learning rates.
+        :returns: list of their losses.
+        """
+        return [self.step(rate) for rate in learning_rates]
+
     @abstractmethod
     def parameters(self):
         """Dict from the uuid of each parameter to its present raw values, an NDArray."""

@@ -3,6 +3,8 @@
 
 The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.steppers.Stepper`)::
 
+    steps_at_once(remaining), steps(learning_rates)
+                          push as many steps as the first says, at most ``remaining``; return the list of their losses
     step(learning_rate)   push one forward pass, backward pass and update; return the loss before the update, unread: an
                           NDArray (1,) of its own, which the next step does not overwrite
     parameters()          dict from uuid to the present raw values, NDArrays; read to see whether they are finite
@@ -56,10 +58,15 @@ FAILURES = (mx.base.MXNetError, InferenceError)
 
 
 class Trouble(NamedTuple):
-    """What went wrong, as the beginning of a sentence, and the reason if something gave one."""
+    """
+    What went wrong, as the beginning of a sentence, and the reason if something gave one.
+
+    ``latest`` is the last iteration that may be to blame, if it may be one after that whose loss could not be read.
+    """
 
     what: str
     reason: Optional[str] = None
+    latest: int = 0
 
 
 class Training:
@@ -93,7 +100,8 @@ class Training:
         self._bar = bar
         self._losses = np.empty(max_iter)
         self._rates = []  # as they were used: some schedules must not be asked for an iteration of the past
-        self._pending = deque()  # losses that were pushed and not read
+        # Losses that were pushed and not read, with the iteration after those that were pushed together with it.
+        self._pending = deque()
         self._done = 0  # how many losses were read and found good
         self._error = None  # what a step raised
         self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
@@ -139,14 +147,17 @@ class Training:
 
     def _push_steps(self):
         """Push the steps up to the next check."""
-        for iteration in range(self._done, self._next_check()):
-            rate = self._rate(iteration)
+        iteration, end = self._done, self._next_check()
+        while iteration < end:
+            following = iteration + self._stepper.steps_at_once(end - iteration)
+            rates = [self._rate(each) for each in range(iteration, following)]
             try:
-                self._pending.append(self._stepper.step(rate))
+                self._pending.extend((loss, following) for loss in self._stepper.steps(rates))
             except FAILURES as error:
                 self._raise_if_at_once(error)
                 self._error = error
                 return
+            iteration = following
 
     def _raise_if_at_once(self, error):
         """What is wrong from the start is an error of the user's, such as a wrong shape, and nothing is lost."""
@@ -182,9 +193,10 @@ class Training:
         while self._pending:
             # One by one: MXNet reports a failure once, and this way to the iteration it belongs to.
             try:
-                loss = self._pending[0].asnumpy().item()
+                loss = self._pending[0][0].asnumpy().item()
             except mx.base.MXNetError as error:
-                return Trouble(f"The loss of iteration {self._done} could not be computed", reason_of(error))
+                what = f"The loss of iteration {self._done} could not be computed"
+                return Trouble(what, reason_of(error), self._pending[0][1] - 1)
             if not np.isfinite(loss):
                 return Trouble(f"The loss of iteration {self._done} is {loss}")
             self._losses[self._done] = loss
@@ -249,7 +261,7 @@ class Training:
         """Return to the parameters of the last finite loss, and find out what went wrong after them."""
         flush()
         self._pending.clear()
-        bad = self._done
+        bad = max(self._done, trouble.latest)
         self._done, good = self._newest_good_snapshot()
         self._stepper.restore(good)
         try:
@@ -276,7 +288,7 @@ class Training:
     def _repeat_step(self):
         """Do one step and wait for it; return the Trouble with its loss or update, or None."""
         try:
-            self._pending.append(self._stepper.step(self._rate(self._done)))
+            self._pending.append((self._stepper.step(self._rate(self._done)), self._done + 1))
             trouble = self._read_losses() or self._bad_parameter()
         except FAILURES as error:
             trouble = Trouble(f"Iteration {self._done} failed", reason_of(error))
