@@ -7,6 +7,7 @@ from mxfusion_mvn.inference.compiler.program import HostArray, OperatorCall, Poo
 from mxfusion_mvn.inference.compiler.steps import gradient_name, several_steps
 
 import mxnet as mx
+import numpy as np
 from mxnet import optimizer
 
 # What MXNet's operator assumes: each option that is left out need not be read in each step.
@@ -103,7 +104,8 @@ class SeveralSteps:
         """
         lease = self._rates.lease()
         rates, copy = lease.lent
-        rates.write([self._flat.adam.corrected(rate) for rate in learning_rates])
+        corrected = [self._flat.adam.corrected(rate) for rate in learning_rates]
+        rates.write(np.array(corrected, "float32").tolist())  # as MXNet's operator takes it
         copy()
         self._program.run()
         self._advance()

@@ -86,6 +86,7 @@ class CompiledStepper(ImperativeStepper):
         self._programs = {}
         self._explained = {}
         self._several = None
+        self._remaining = 0
         self._compiled_steps = 0
         self._threads = ExitStack()
         self._flat = None
@@ -103,8 +104,10 @@ class CompiledStepper(ImperativeStepper):
 
     def steps_at_once(self, remaining):
         """As :meth:`Stepper.steps_at_once`."""
-        if self._several is None and self._compiled_steps >= _STEPS_BEFORE_SEVERAL:
+        # After a look at the losses, when it is known how many steps lie between two.
+        if remaining > self._remaining and self._several is None and self._compiled_steps >= _STEPS_BEFORE_SEVERAL:
             self._prepare_several(remaining)
+        self._remaining = remaining
         return self._several.count if self._several and remaining >= self._several.count else 1
 
     def steps(self, learning_rates):

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several steps of Adam in one program: those of the host, one by one, whatever happens in their midst."""
+
+import re
+
+from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference.loops import compiled
+from mxfusion_mvn.inference.loops.adam import SeveralSteps
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.imperative import BatchLoop
+
+import mxnet as mx
+import numpy as np
+import pytest
+from compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
+from host import nd
+from mxfusion import Model, Variable
+from mxfusion.inference import BatchInferenceLoop, GradBasedInference
+from runs import map_inference, stopped, variance_model
+
+BEFORE = 20
+ATOL = {"float32": 2e-6, "float64": 1e-12}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch):
+    """Do not wait for as many steps as a program of several takes to make."""
+    monkeypatch.setattr(compiled, "_STEPS_BEFORE_SEVERAL", BEFORE)
+
+
+@pytest.fixture
+def pushes(monkeypatch):
+    """The numbers of steps that were pushed at once."""
+    counts, push = [], SeveralSteps.push
+
+    def counting(several, learning_rates):
+        counts.append(len(learning_rates))
+        return push(several, learning_rates)
+
+    monkeypatch.setattr(SeveralSteps, "push", counting)
+    return counts
+
+
+ALGORITHMS = {"variational": (variational, DATA), "maximum": (vectors, ROWS)}
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_they_are_those_of_the_host(name, dtype, pushes):
+    create, data = ALGORITHMS[name]
+    options = {"algorithm": create(dtype=dtype), "dtype": dtype, "data": data, "max_iter": 150}
+    several = fitted(CompiledLoop(), **options)
+    assert sum(pushes) >= 100
+    assert_close_parameters(several, fitted(BatchInferenceLoop(), **options), ATOL[dtype])
+
+
+def test_losses_are_those_of_the_batch_loop(pushes):
+    losses = [fitted(loop, dtype="float64", max_iter=150).record.loss for loop in (CompiledLoop(), BatchLoop())]
+    assert sum(pushes) >= 100
+    np.testing.assert_allclose(*losses, rtol=1e-10)
+
+
+def test_random_streams_are_where_the_host_leaves_them(pushes):
+    following = []
+    for loop in (CompiledLoop(), BatchInferenceLoop()):
+        fitted(loop, max_iter=100)
+        following.append(mx.nd.random.normal(shape=(3,)).asnumpy())
+    assert sum(pushes) >= 50
+    np.testing.assert_array_equal(*following)
+
+
+@pytest.mark.parametrize(("check_every", "count"), [(50, 10), (14, 7), (7, 7), (3, 3)])
+def test_few_are_left_over_at_a_check(check_every, count, pushes):
+    options = {"schedule": lambda iteration: 0.1 / (1 + iteration), "check_every": check_every}
+    several = fitted(CompiledLoop(**options), dtype="float64", max_iter=130)
+    assert set(pushes) == {count}
+    assert_close_parameters(several, fitted(BatchLoop(**options), dtype="float64", max_iter=130), ATOL["float64"])
+
+
+def test_a_check_at_each_step_leaves_single_steps(pushes):
+    fitted(CompiledLoop(check_every=1), max_iter=60)
+    assert pushes == []
+
+
+def run_with_checkpoints(loop, checkpoint):
+    """An inference after 160 iterations, of which every 20 call a function of the number of them and the inference."""
+    inference = map_inference(None, "float64")
+    inference._grad_loop = loop(checkpoint=lambda record: checkpoint(record.iterations, inference), check_every=20)
+    inference.run(X=nd(np.random.RandomState(0).normal(size=(9, 3)), "float64"), max_iter=160, learning_rate=0.05)
+    return inference
+
+
+def test_gradients_are_up_to_date_at_a_checkpoint(pushes):
+    def look(_, inference):
+        found = [parameter.grad().asnumpy() for parameter in inference.params.param_dict.values()]
+        seen.append(np.concatenate([gradient.ravel() for gradient in sorted(found, key=np.size)]))
+
+    seen = []
+    for loop in (CompiledLoop, BatchLoop):
+        run_with_checkpoints(loop, look)
+    assert pushes
+    np.testing.assert_allclose(seen[:8], seen[8:], rtol=1e-8, atol=1e-8)
+
+
+def test_a_checkpoint_may_fix_and_free_a_parameter(pushes):
+    def alter(iterations, inference):
+        first = min(inference.params.param_dict.values(), key=lambda parameter: parameter.data().size)
+        first.grad_req = "null" if 60 <= iterations < 120 else "write"
+
+    several = run_with_checkpoints(CompiledLoop, alter)
+    assert len(pushes) > 6
+    assert several._grad_loop.record.compiled
+    assert_close_parameters(several, run_with_checkpoints(BatchLoop, alter), 1e-11)
+
+
+# What goes wrong
+
+
+def jumps_at(iteration, rate):
+    return lambda each: rate if each == iteration else 1e-3
+
+
+@pytest.mark.parametrize("iteration", [110, 114, 119])
+def test_a_loss_that_is_not_finite(iteration, pushes):
+    found = []
+    for loop in (CompiledLoop, BatchLoop):
+        inference = map_inference(loop(schedule=jumps_at(iteration, 1e3)), "float64", variance_model(2.0))
+        with stopped():
+            record = inference.run(X=nd(np.full((4, 1), 0.5), "float64"), max_iter=200)
+        found.append((inference, record))
+    assert pushes
+    (several, one), (plain, other) = found
+    assert one.iterations == other.iterations == iteration + 1
+    assert one.message == other.message
+    assert_close_parameters(several, plain, 1e-12)
+
+
+@pytest.mark.parametrize("iteration", [110, 114, 119])
+def test_a_factorisation_that_fails(iteration, pushes):
+    found = []
+    for loop in (CompiledLoop, BatchLoop):
+        model = Model()
+        model.N = Variable()
+        model.covariance = Variable(shape=(2, 2), initial_value=nd(3 * np.eye(2), "float64"))
+        model.X = MultivariateNormal(nd(np.zeros(2), "float64"), model.covariance, shape=(model.N, 2), dtype="float64")
+        inference = map_inference(loop(schedule=jumps_at(iteration, 1e3)), "float64", model)
+        with stopped():
+            record = inference.run(X=nd(np.random.RandomState(0).normal(size=(9, 2)), "float64"), max_iter=200)
+        found.append((inference, record))
+    assert pushes
+    (several, one), (plain, other) = found
+    assert one.iterations == other.iterations == iteration + 1
+    assert re.sub(" and its asymmetry .* at ..., .\\)", "", one.message) == other.message
+    assert_close_parameters(several, plain, 1e-12)
+
+
+def test_an_interruption(pushes):
+    def fail(record):
+        if record.iterations == 100:
+            raise KeyboardInterrupt
+
+    inference = GradBasedInference(variational(), grad_loop=CompiledLoop(checkpoint=fail))
+    mx.random.seed(11)
+    with pytest.raises(KeyboardInterrupt):
+        inference.run(Y=nd(DATA, "float32"), max_iter=200, learning_rate=0.05)
+    assert pushes
+    assert inference._grad_loop.record.reason == "interrupted"
+    assert_close_parameters(inference, fitted(BatchInferenceLoop(), max_iter=100), ATOL["float32"])
+
+
+# Where it is not possible
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda: mx.optimizer.Adam(learning_rate=1e-3, wd=0.1),
+        lambda: mx.optimizer.Adam(learning_rate=1e-3, clip_gradient=0.5),
+        lambda: mx.optimizer.SGD(learning_rate=1e-3),
+    ],
+)
+def test_other_optimizers_make_single_steps(optimizer, pushes):
+    algorithm = variational()
+    several, plain = (
+        fitted(loop, algorithm, optimizer=optimizer(), max_iter=60) for loop in (CompiledLoop(), BatchLoop())
+    )
+    assert several.record.compiled
+    assert pushes == []
+    assert_close_parameters(several, plain, 1e-6)
+
+
+def test_minibatches_make_single_steps(pushes):
+    loop = CompiledMinibatchLoop(batch_size=8)
+    assert fitted(loop, max_iter=20).record.compiled
+    assert pushes == []
