@@ -108,7 +108,7 @@ def test_a_checkpoint_may_fix_and_free_a_parameter(pushes):
         first.grad_req = "null" if 60 <= iterations < 120 else "write"
 
     several = run_with_checkpoints(CompiledLoop, alter)
-    assert len(pushes) > 6
+    assert len(pushes) == 4
     assert several._grad_loop.record.compiled
     assert_close_parameters(several, run_with_checkpoints(BatchLoop, alter), 1e-11)
 
@@ -150,7 +150,7 @@ def test_a_factorisation_that_fails(iteration, pushes):
     assert pushes
     (several, one), (plain, other) = found
     assert one.iterations == other.iterations == iteration + 1
-    assert re.sub(" and its asymmetry .* at ..., .\\)", "", one.message) == other.message
+    assert re.sub(r" and its asymmetry \S+, at \(\d, \d\)", "", one.message) == other.message
     assert_close_parameters(several, plain, 1e-12)
 
 
