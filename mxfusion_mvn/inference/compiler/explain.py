@@ -73,4 +73,4 @@ def _rehearsal(evaluations, ctx):
     """A program that changes nothing of anybody else's but the position in the random streams."""
     leaves = {node.key: node.array.copy() for node in evaluations.simplified.nodes if node.operator == "parameter"}
     gradients = {uuid: mx.nd.zeros_like(value) for uuid, value in leaves.items()}
-    return Program(evaluations.simplified, leaves, gradients, ctx, own_states=True)
+    return Program(evaluations.simplified, leaves, gradients, ctx, own_states=True, one_by_one=True)

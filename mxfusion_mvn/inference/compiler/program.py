@@ -25,13 +25,14 @@ class Program:
     :param ctx: MXNet context.
     :param fixed_noise: whether to use the noise of the trace instead of drawing.
     :param own_states: whether to work on copies of the arrays that operators update in place.
+    :param one_by_one: whether to hand the operators to the worker one by one, for MXNet's profiler to see them.
 
     ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``results`` is the NDArray (size of all
     parameters,) that a run writes the results of the graph to, in the order of ``gradients``; of a graph without
     results None, for then MXNet writes each gradient where it is to be.
     """
 
-    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False):
+    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False, one_by_one=False):
         builder = SymbolBuilder(fixed_noise)
         symbol = builder.build(graph, gradients)
         names = {name: leaf.key for name, leaf in builder.leaves.items() if _is_parameter(leaf)}
@@ -43,7 +44,7 @@ class Program:
         wanted = {} if self._is_derived else gradients
         receivers = {name: wanted[key] for name, key in names.items() if key in wanted}
         requests = {name: "write" if name in receivers else "null" for name in arrays}
-        with _binding_options():
+        with _binding_options(_ONE_BY_ONE if one_by_one else _OPTIONS):
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.losses = Losses(self.loss)
@@ -255,10 +256,13 @@ def _memory(array):
 _OPTIONS = {"MXNET_SUBGRAPH_VERBOSE": "0", "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN": "1000"}
 
 
+_ONE_BY_ONE = {**_OPTIONS, "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
+
+
 @contextmanager
-def _binding_options():
+def _binding_options(options):
     """MXNet takes these from the environment only, so they are put there for the span of a call."""
-    wanted = {name: value for name, value in _OPTIONS.items() if name not in os.environ}
+    wanted = {name: value for name, value in options.items() if name not in os.environ}
     os.environ.update(wanted)
     try:
         yield
