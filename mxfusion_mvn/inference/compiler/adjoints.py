@@ -17,6 +17,8 @@ from mxfusion_mvn.inference.compiler.rewriter import dtype_of, shape_of, size_of
 import numpy as np
 
 _TRUE = ("True", "1")
+# From here on the derivative of log(1 + exp(x)) is 1 in float64.
+_LARGE = 38.0
 
 
 def binary(rewriter, operator, left, right):
@@ -85,7 +87,8 @@ def unbroadcast(rewriter, gradient, shape):
     padded = (1,) * (len(full) - len(shape)) + tuple(shape)
     axes = tuple(axis for axis, (own, size) in enumerate(zip(padded, full)) if own != size)
     if axes:
-        gradient = rewriter.call("sum", [gradient], padded, {"axis": axes, "keepdims": True})
+        rest = tuple(size for axis, size in enumerate(full) if axis not in axes) or (1,)
+        gradient = rewriter.call("sum", [gradient], rest, {"axis": axes})
     return rewriter.reshaped(gradient, shape)
 
 
@@ -198,7 +201,9 @@ _MINIMUM = _binary(_choice("lesser_equal", "greater"))
 
 
 def _where(rewriter, node, gradient):
-    condition, _, other = node.inputs
+    condition, first, other = node.inputs
+    if _is_softplus(node):
+        return [None, times(rewriter, gradient, unary(rewriter, "sigmoid", first)), None]
     if shape_of(condition) != node.shapes[0]:
         return None
     zeros = rewriter.constant(np.zeros(node.shapes[0], dtype_of(other)), dtype_of(other))
@@ -207,6 +212,20 @@ def _where(rewriter, node, gradient):
         for values in ((gradient, zeros), (zeros, gradient))
     ]
     return [None, *chosen]
+
+
+def _is_softplus(node):
+    """Whether a choice is x for large x, else log(1 + exp(min(x, large))), of which the derivative is all of it."""
+    condition, first, other = node.inputs
+    chain = [condition]
+    for name in ("log1p", "exp", "_minimum_scalar"):
+        if other[0].operator != name:
+            return False
+        chain.append(other)
+        other = other[0].inputs[0]
+    bounds = [entry[0].attributes.get("scalar") for entry in (condition, chain[-1])]
+    is_choice = condition[0].operator == "_greater_scalar" and condition[0].inputs[0] == first == other
+    return is_choice and bounds[0] == bounds[1] and float(bounds[0]) >= _LARGE
 
 
 def _cast(rewriter, node, gradient):

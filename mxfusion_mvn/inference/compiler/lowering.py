@@ -26,6 +26,7 @@ _ELEMENTWISE = {
 }
 # How many numbers make it worth while; measured.
 _MANY = 128
+_MANY_TO_SUM = 64
 _FEW = 6
 _FEW_USES = 6
 
@@ -58,7 +59,7 @@ def _broadcast(rewriter, node):
 
 
 def _sum(rewriter, node):
-    if node.operator not in ("sum", "mean") or len(node.shapes) > 1 or size_of(node.inputs[0]) < _MANY:
+    if node.operator not in ("sum", "mean") or len(node.shapes) > 1 or size_of(node.inputs[0]) < _MANY_TO_SUM:
         return None
     source, axes = node.inputs[0], reduced_axes(node)
     runs = _runs(shape_of(source), [axis in axes for axis in range(len(shape_of(source)))])
@@ -87,12 +88,14 @@ def _sum_of_runs(rewriter, source, batch, before, kept, after):
 
 def _dot(rewriter, left, right):
     """The product of matrices (batch, N, M) and (batch, M, D)."""
-    batch, rows, _ = shape_of(left)
-    shape = rows, shape_of(right)[2]
+    batch, rows, inner = shape_of(left)
+    columns = shape_of(right)[2]
     if batch > 1:
-        return rewriter.call("batch_dot", [left, right], (batch, *shape))
-    matrices = [rewriter.reshaped(entry, shape_of(entry)[1:]) for entry in (left, right)]
-    return rewriter.call("dot", matrices, shape)
+        return rewriter.call("batch_dot", [left, right], (batch, rows, columns))
+    left = rewriter.reshaped(left, (inner,) if rows == 1 else (rows, inner))
+    right = rewriter.reshaped(right, (inner,) if columns == 1 and rows > 1 else (inner, columns))
+    shape = tuple(size for size in (rows, columns) if size > 1) or (1,)
+    return rewriter.call("dot", [left, right], shape)
 
 
 def _runs(shape, is_summed):
@@ -153,6 +156,24 @@ def _reshape(rewriter, node):
     return rewriter.call("_np_reshape", node.inputs, node.shapes[0], {"newshape": node.shapes[0]})
 
 
+def _leading_axes(rewriter, node):
+    """What is broadcast needs no leading axes of size 1."""
+    if not node.operator.startswith("broadcast_") or len(node.inputs) != 2:
+        return None
+    inputs = [_without_leading_axes(entry) for entry in node.inputs]
+    if inputs == node.inputs or np.broadcast_shapes(*map(shape_of, inputs)) != node.shapes[0]:
+        return None
+    return rewriter.add(node.with_inputs(inputs))
+
+
+def _without_leading_axes(entry):
+    if not is_operator(entry, "_np_reshape"):
+        return entry
+    source, shape = entry[0].inputs[0], shape_of(entry)
+    ones = len(shape) - len(shape_of(source))
+    return source if ones > 0 and shape == (1,) * ones + shape_of(source) else entry
+
+
 def _triangle(rewriter, node):
     """To take the lower triangle out and put it in again takes 25 ns per number, to choose its entries 1."""
     if node.operator != "_linalg_maketrian" or not is_operator(node.inputs[0], "_linalg_extracttrian"):
@@ -198,6 +219,6 @@ def with_few_uses(graph):
     return live_graph(nodes, graph.loss, graph.objective)
 
 
-LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _triangle, _function, evaluated)
+LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _leading_axes, _triangle, _function, evaluated)
 # What MXNet is to find the gradients of.
 LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *LOWERING)

@@ -72,7 +72,8 @@ def simplify(graph):
 
 def _summed(rewriter, graph):
     graph = rewriter.rewrite(graph)
-    return _live(graph._replace(loss=summed(rewriter, graph.loss), objective=summed(rewriter, graph.objective)))
+    heads = [summed(rewriter, entry, graph.results is not None) for entry in (graph.loss, graph.objective)]
+    return _live(graph._replace(loss=heads[0], objective=heads[1]))
 
 
 def _live(graph):

@@ -20,6 +20,10 @@ import numpy as np
 _ADDITIONS = {"elemwise_add": 1, "broadcast_add": 1, "elemwise_sub": -1, "broadcast_sub": -1}
 _MULTIPLICATIONS = ("elemwise_mul", "broadcast_mul")
 _DIVISIONS = ("elemwise_div", "broadcast_div")
+_PRODUCTS = (*_MULTIPLICATIONS, *_DIVISIONS, "square")
+# Arrays of up to so many numbers are joined if there are several.
+_SMALL = 200
+_SEVERAL = 3
 _REORDERINGS = ("Reshape", "transpose", "SwapAxis", "reverse", "_copy")
 
 
@@ -30,20 +34,21 @@ class Term(NamedTuple):
     entry: tuple
 
 
-def summed(rewriter, entry):
+def summed(rewriter, entry, is_joined=False):
     """
     The same number, summed term by term.
 
     :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
     :param entry: entry of size 1.
+    :param is_joined: whether to join small arrays to sum them at once, which is of no use to who derives the sum.
     :returns: an entry of the same shape; the one given, if it is not a single number.
     """
     if size_of(entry) != 1:
         return entry
-    return rewriter.reshaped(_total(rewriter, entry), shape_of(entry))
+    return rewriter.reshaped(_total(rewriter, entry, is_joined), shape_of(entry))
 
 
-def _total(rewriter, entry):
+def _total(rewriter, entry, is_joined=False):
     """The sum of an array, an entry of shape (1,)."""
     terms, offset, dtype = [], 0.0, dtype_of(entry)
     stack = [Term(1.0, entry)]
@@ -57,8 +62,25 @@ def _total(rewriter, entry):
         else:
             offset += factor * parts[1]
             stack.extend(Term(factor * part.factor, part.entry) for part in reversed(parts[0]))
-    terms = [_single(rewriter, term) for term in _collected(terms)]
+    terms = _collected(terms)
+    if is_joined:
+        terms = _joined(rewriter, terms)
+    terms = [_single(rewriter, term) for term in terms]
     return _combination(rewriter, terms, offset) if terms else rewriter.constant(np.full((1,), offset), dtype)
+
+
+def _joined(rewriter, terms):
+    """Small arrays that would be summed by themselves, as one product of all their numbers with their factors."""
+    small = [term for term in terms if 1 < size_of(term.entry) <= _SMALL and not is_operator(term.entry, *_PRODUCTS)]
+    if len(small) < _SEVERAL:
+        return terms
+    sizes = [size_of(term.entry) for term in small]
+    dtype = dtype_of(small[0].entry)
+    numbers = [rewriter.reshaped(term.entry, (size,)) for term, size in zip(small, sizes)]
+    numbers = rewriter.call("Concat", numbers, (sum(sizes),), {"dim": 0})
+    factors = rewriter.constant(np.repeat([term.factor for term in small], sizes).astype(dtype), dtype)
+    total = Term(1.0, rewriter.call("dot", [numbers, factors], (1,)))
+    return [term for term in terms if term not in small] + [total]
 
 
 def _collected(terms):
@@ -107,7 +129,7 @@ def _single(rewriter, term):
     factor, entry = term
     if size_of(entry) == 1 and not is_operator(entry, *_DIVISIONS, *_MULTIPLICATIONS):
         return Term(factor, rewriter.reshaped(entry, (1,)))
-    if is_operator(entry, *_MULTIPLICATIONS, *_DIVISIONS, "square"):
+    if is_operator(entry, *_PRODUCTS):
         product = _product(rewriter, entry[0])
         if product is not None:
             return Term(factor * product.factor, product.entry)
