@@ -156,6 +156,28 @@ def _reshape(rewriter, node):
     return rewriter.call("_np_reshape", node.inputs, node.shapes[0], {"newshape": node.shapes[0]})
 
 
+def _concatenation(rewriter, node):
+    """MKLDNN takes longer to set up than to join few numbers, and mx.np does without."""
+    if node.operator != "Concat":
+        return None
+    axis = int(node.attributes.get("dim", "1"))
+    return rewriter.call("_npi_concatenate", node.inputs, node.shapes[0], {"axis": axis})
+
+
+def _taken_triangle(rewriter, node):
+    """To pick numbers by their positions takes half as long as to find out where the triangle is."""
+    if node.operator != "_linalg_extracttrian" or size_of((node, 0)) != node.shapes[0][-1]:
+        return None
+    offset, size = int(node.attributes.get("offset", "0")), shape_of(node.inputs[0])[-1]
+    if offset > 0 or node.attributes.get("lower", "True") not in ("True", "1") or size_of((node, 0)) < _MANY:
+        return None
+    rows, columns = np.tril_indices(size, offset)
+    positions = rewriter.constant((rows * size + columns).astype("int32"), "int32")
+    flat = rewriter.reshaped(node.inputs[0], (size * size,))
+    taken = rewriter.call("take", [flat, positions], positions[0].shapes[0], {"mode": "clip"})
+    return rewriter.reshaped(taken, node.shapes[0])
+
+
 def _leading_axes(rewriter, node):
     """What is broadcast needs no leading axes of size 1."""
     if not node.operator.startswith("broadcast_") or len(node.inputs) != 2:
@@ -219,6 +241,7 @@ def with_few_uses(graph):
     return live_graph(nodes, graph.loss, graph.objective)
 
 
-LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _leading_axes, _triangle, _function, evaluated)
+_LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _leading_axes, _triangle, _function, evaluated)
+LOWERING = (_concatenation, _taken_triangle, *_LOWERING)
 # What MXNet is to find the gradients of.
-LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *LOWERING)
+LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *_LOWERING)

@@ -10,6 +10,19 @@ from mxfusion_mvn.inference.compiler.rewriter import dtype_of, is_operator, shap
 import numpy as np
 
 
+def _within_reshape(rewriter, node):
+    """What is computed of each number is computed in the shape with the fewest axes, where reshapes cancel."""
+    is_elementwise = node.operator.startswith(("_backward_", "elemwise_", "broadcast_")) and len(node.inputs) == 2
+    if not is_elementwise or any(shape_of(entry) != node.shapes[0] for entry in node.inputs):
+        return None
+    shapes = [shape_of(entry[0].inputs[0]) for entry in node.inputs if is_operator(entry, "Reshape")]
+    shape = min(shapes, key=len, default=node.shapes[0])
+    if len(shape) >= len(node.shapes[0]):
+        return None
+    inputs = [rewriter.reshaped(entry, shape) for entry in node.inputs]
+    return rewriter.reshaped(rewriter.call(node.operator, inputs, shape, node.attributes), node.shapes[0])
+
+
 def _slice_of_reshape(rewriter, node):
     """A slice along a last axis that a reshape keeps can be taken before."""
     if node.operator != "slice_axis" or not is_operator(node.inputs[0], "Reshape"):
@@ -95,4 +108,4 @@ def _masked_triangle(rewriter, node):
     return None
 
 
-PIECES = (_slice_of_reshape, _sum_of_pieces, _product_with_number, _masked_triangle)
+PIECES = (_within_reshape, _slice_of_reshape, _sum_of_pieces, _product_with_number, _masked_triangle)
