@@ -62,6 +62,9 @@ def _sum(rewriter, node):
     if node.operator not in ("sum", "mean") or len(node.shapes) > 1 or size_of(node.inputs[0]) < _MANY_TO_SUM:
         return None
     source, axes = node.inputs[0], reduced_axes(node)
+    if node.operator == "sum" and is_operator(source, "elemwise_mul") and size_of((node, 0)) == 1:
+        flat = [rewriter.reshaped(entry, (size_of(entry),)) for entry in source[0].inputs]
+        return rewriter.reshaped(rewriter.call("dot", flat, (1,)), node.shapes[0])
     runs = _runs(shape_of(source), [axis in axes for axis in range(len(shape_of(source)))])
     if runs is None:
         return None

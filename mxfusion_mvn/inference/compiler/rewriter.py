@@ -10,6 +10,8 @@ import mxnet.ndarray.register as register
 import numpy as np
 from mxnet import autograd
 
+_COMMUTATIVE = ("elemwise_add", "elemwise_mul", "broadcast_add", "broadcast_mul")
+
 
 def shape_of(entry):
     """
@@ -204,7 +206,9 @@ def evaluated(rewriter, node):
 def _key(node):
     if node.is_leaf or node.is_random or len(node.shapes) > 1:
         return None
-    return node.operator, tuple(sorted(node.attributes.items())), tuple((id(n), i) for n, i in node.inputs)
+    inputs = tuple((id(n), i) for n, i in node.inputs)
+    inputs = tuple(sorted(inputs)) if node.operator in _COMMUTATIVE else inputs
+    return node.operator, tuple(sorted(node.attributes.items())), inputs
 
 
 def _has_gradient(node, known):

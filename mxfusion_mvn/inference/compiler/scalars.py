@@ -11,6 +11,7 @@ At last they go into constants, and into the numbers that products of matrices a
 from collections import Counter
 
 from mxfusion_mvn.inference.compiler.graph import CONSTANT, leaf, live_graph
+from mxfusion_mvn.inference.compiler.lowering import reduced_axes
 from mxfusion_mvn.inference.compiler.rewriter import is_operator, shape_of, size_of
 
 import numpy as np
@@ -31,6 +32,7 @@ _PRODUCTS = {
     "_linalg_trsm": (1,),
     "_linalg_trmm": (0, 1),
 }
+_ON_MATRICES = ("batch_dot", "_linalg_gemm2", "_linalg_trsm", "_linalg_trmm")
 _ADDITIONS = ("elemwise_add", "broadcast_add")
 _SUBTRACTIONS = ("elemwise_sub", "broadcast_sub")
 _SCALED = ("_linalg_gemm2", "_linalg_trsm", "_linalg_trmm", "_linalg_syrk")
@@ -81,18 +83,56 @@ def _merged(rewriter, node):
 
 
 def _outward(rewriter, node):
-    if node.operator in _LINEAR and len(node.inputs) == 1 and len(node.shapes) == 1:
-        positions = (0,)
-    else:
-        positions = (0,) if node.operator.startswith("_backward_") else _PRODUCTS.get(node.operator, ())
     inputs, number = list(node.inputs), 1.0
-    for position in positions:
+    for position in _positions(node):
         own, array = _factored(rewriter, inputs[position])
         if own != 1 and size_of((node, 0)) <= max(size_of(array), _SMALL):
             number, inputs[position] = number * own, array
     if number == 1 or not np.isfinite(number) or number == 0:
         return None
     return scaled(rewriter, rewriter.add(node.with_inputs(inputs)), number)
+
+
+def _outward_entry(rewriter, node):
+    """The same for large arrays that are multiplied by one number, or one number for each matrix of a batch."""
+    for position in _positions(node):
+        number, array = _few_numbers(node.inputs[position])
+        shape = number and _shape_outside(node, shape_of(number))
+        if shape and size_of((node, 0)) <= size_of(array):
+            inputs = [array if index == position else entry for index, entry in enumerate(node.inputs)]
+            result = rewriter.add(node.with_inputs(inputs))
+            return rewriter.call("broadcast_mul", [result, rewriter.reshaped(number, shape)], node.shapes[0])
+    return None
+
+
+def _positions(node):
+    """Of the inputs that a node is linear in."""
+    if node.operator in _LINEAR and len(node.inputs) == 1 and len(node.shapes) == 1:
+        return (0,)
+    return (0,) if node.operator.startswith("_backward_") else _PRODUCTS.get(node.operator, ())
+
+
+def _few_numbers(entry):
+    """One number, or one for each matrix, and a large array whose product is an entry; or None and the entry."""
+    if is_operator(entry, "broadcast_mul") and size_of(entry) > _SMALL:
+        for number, array in (entry[0].inputs, entry[0].inputs[::-1]):
+            is_small = len(shape_of(number)) == len(shape_of(entry)) and set(shape_of(number)[-2:]) == {1}
+            if is_small and shape_of(array) == shape_of(entry):
+                return number, array
+    return None, entry
+
+
+def _shape_outside(node, shape):
+    """The shape in which numbers that multiplied an input multiply the output, None if they cannot."""
+    if set(shape) == {1}:
+        return (1,) * len(node.shapes[0])
+    if node.operator in ("elemwise_mul", "elemwise_div") or node.operator in _ON_MATRICES:
+        return shape
+    if node.operator != "sum" or any(shape[axis] > 1 for axis in reduced_axes(node)):
+        return None
+    if len(node.shapes[0]) == len(shape):
+        return shape
+    return tuple(size for axis, size in enumerate(shape) if axis not in reduced_axes(node))
 
 
 def _square(rewriter, node):
@@ -122,7 +162,7 @@ def _addition(rewriter, node):
     return None
 
 
-SCALARS = (_merged, _outward, _square, _addition)
+SCALARS = (_merged, _outward, _outward_entry, _square, _addition)
 
 
 def absorbed(graph):
