@@ -20,6 +20,7 @@ from mxnet.base import OpHandle as _OpHandle
 # Leaves are told apart by their kind.
 PARAMETER, DATA, CONSTANT, STATE = "parameter", "data", "constant", "state"
 _RANDOM = ("_random_", "random_", "_sample_", "sample_", "_shuffle", "Dropout")
+_FEW_NUMBERS = 20_000
 _DENSITIES = ("_random_pdf_", "random_pdf_")
 
 
@@ -260,8 +261,8 @@ class SymbolBuilder:
         :param graph: a :class:`Graph`.
         :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
         :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or the
-            results of the graph, flat, in the order of the parameters, zero where there is none. What keeps the random
-            operators in their order comes first.
+            results of the graph, in the order of the parameters, zero where there is none: in one flat array where
+            :func:`are_joined` says so. What keeps the random operators in their order comes first.
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
@@ -269,23 +270,23 @@ class SymbolBuilder:
             heads = [mx.sym.make_loss(self._entry(graph.objective))]
             heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
         else:
-            heads = [self._flat(graph.results, learned), self._head(graph.loss)]
+            heads = [*self._results(graph.results, learned), self._head(graph.loss)]
         if self.fixed_noise or _keeps_order(graph):
             return mx.sym.Group(heads)
         # MXNet runs the operators behind the first output first.
         draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
         return mx.sym.Group(draws + heads)
 
-    def _flat(self, results, learned):
-        parts = []
-        for name, array in learned.items():
-            if name in results:
-                flat = {"newshape": str((array.size,))}
-                parts.append(call("_np_reshape", [self._entry(results[name])], flat, f"result{len(parts)}"))
-            else:
-                zeros = mx.nd.zeros((array.size,), dtype=array.dtype, ctx=array.context)
-                parts.append(self._variable("zeros", zeros, zeros.shape, zeros.dtype))
-        return mx.sym.concat(*parts, dim=0)
+    def _results(self, results, learned):
+        heads = [self._head(results[name]) if name in results else self._zeros(like) for name, like in learned.items()]
+        if not are_joined(learned):
+            return heads
+        flat = [call("_np_reshape", [head], {"newshape": "(-1,)"}, f"flat{i}") for i, head in enumerate(heads)]
+        return flat if len(flat) == 1 else [call("_npi_concatenate", flat, {"axis": "0"}, "results")]
+
+    def _zeros(self, like):
+        zeros = mx.nd.zeros_like(like)
+        return mx.sym.identity(self._variable("zeros", zeros, zeros.shape, zeros.dtype))
 
     def _head(self, entry):
         """An output of its own."""
@@ -315,6 +316,16 @@ class SymbolBuilder:
         name = f"{kind}{len(self.leaves)}"
         self.leaves[name] = value
         return mx.sym.var(name, shape=shape, dtype=dtype)
+
+
+def are_joined(learned):
+    """
+    Whether the results of a graph are to be one array, which takes some time for each number, and spares Python calls.
+
+    :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
+    :returns: a bool.
+    """
+    return sum(array.size for array in learned.values()) <= _FEW_NUMBERS
 
 
 def call(name, inputs, attributes, label):

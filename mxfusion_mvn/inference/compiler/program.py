@@ -8,7 +8,7 @@ import ctypes
 import os
 from contextlib import contextmanager
 
-from mxfusion_mvn.inference.compiler.graph import PARAMETER, Node, SymbolBuilder, operator_handle
+from mxfusion_mvn.inference.compiler.graph import PARAMETER, Node, SymbolBuilder, are_joined, operator_handle
 
 import mxnet as mx
 import numpy as np
@@ -28,8 +28,8 @@ class Program:
     :param one_by_one: whether to hand the operators to the worker one by one, for MXNet's profiler to see them.
 
     ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``results`` is the NDArray (size of all
-    parameters,) that a run writes the results of the graph to, in the order of ``gradients``; of a graph without
-    results None, for then MXNet writes each gradient where it is to be.
+    parameters,) that a run writes the results of the graph to, in the order of ``gradients``; None where they are in
+    several arrays, or where MXNet finds the gradients.
     """
 
     def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False, one_by_one=False):
@@ -48,9 +48,18 @@ class Program:
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.losses = Losses(self.loss)
-        self.results = self.executor.outputs[-2] if self._is_derived else None
-        self._deliveries = _deliveries(self.results, gradients) if self._is_derived else []
+        self.results, self._deliveries = None, []
+        if self._is_derived:
+            self._prepare_results(gradients)
         self._arguments = self.executor.handle, mx_uint(0), c_handle_array([]), ctypes.c_int(1)
+
+    def _prepare_results(self, receivers):
+        outputs = self.executor.outputs[-1 - len(receivers) : -1]
+        if are_joined(receivers):
+            self.results = self.executor.outputs[-2]
+            outputs = _parts(self.results, receivers.values())
+        pairs = zip(outputs, receivers.values())
+        self._deliveries = [OperatorCall("_copyto", [output], receiver) for output, receiver in pairs]
 
     def run(self):
         """Push an evaluation of loss and gradients, without waiting for it."""
@@ -65,13 +74,13 @@ class Program:
             delivery()
 
 
-def _deliveries(results, receivers):
-    calls, begin = [], 0
-    for receiver in receivers.values():
-        part = results[begin : begin + receiver.size].reshape(receiver.shape)
-        calls.append(OperatorCall("_copyto", [part], receiver))
-        begin += receiver.size
-    return calls
+def _parts(flat, shaped):
+    """The parts of a flat array, in the shapes of others."""
+    parts, begin = [], 0
+    for array in shaped:
+        parts.append(flat[begin : begin + array.size].reshape(array.shape))
+        begin += array.size
+    return parts
 
 
 class OperatorCall:

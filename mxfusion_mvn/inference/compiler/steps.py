@@ -10,6 +10,7 @@ import mxnet as mx
 # How many operators a graph of several steps has at most, for larger ones are slower, and how many steps; measured.
 _OPERATORS = 700
 _STEPS = 10
+_NUMBERS = 5000
 
 
 def possible_steps(graph, wanted):
@@ -20,8 +21,11 @@ def possible_steps(graph, wanted):
     :param wanted: how many are made between two looks at the losses.
     :returns: an int, so that few are left over; below 2 if it does not pay, or cannot be done.
     """
-    most = _OPERATORS // (len(graph.operators()) + 3 * len(graph.results or ()))
-    if graph.results is None or most < 1 or any(node.operator in (DATA, STATE) for node in graph.nodes):
+    learned = graph.results or {}
+    most = _OPERATORS // (len(graph.operators()) + 3 * len(learned))
+    size = sum(math.prod(node.shapes[index]) for node, index in learned.values())
+    is_possible = learned and not any(node.operator in (DATA, STATE) for node in graph.nodes)
+    if not is_possible or most < 1 or size > _NUMBERS:
         return 0
     return wanted // math.ceil(wanted / min(_STEPS, most))
 

@@ -187,8 +187,9 @@ class CompiledStepper(ImperativeStepper):
         self._fill(self._evaluations[shapes])
         self._compiled_steps += 1
         program.run()
-        if self._flat is None:
+        if self._flat is None or program.results is None:
             program.deliver()
+        if self._flat is None:
             for array in self._learned_arrays:
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
         self._update(learning_rate, program.results)
