@@ -5,6 +5,7 @@ import json
 import os
 from collections import Counter
 
+from mxfusion_mvn.inference.compiler.gradients import KNOWN_ADJOINTS
 from mxfusion_mvn.inference.compiler.program import Program
 from mxfusion_mvn.inference.compiler.threads import few_threads
 
@@ -27,9 +28,17 @@ def explain(evaluations, ctx):
         _counted("Evaluated once, as it depends on neither parameters nor random numbers", evaluations.folded),
         _counted("In each step before simplification", Counter(traced)),
         _counted("In each step", Counter(simplified)),
+        _about_gradients(evaluations.simplified),
         *_times(_profile(evaluations, ctx)),
     ]
     return "\n".join(lines)
+
+
+def _about_gradients(graph):
+    if graph.results is not None:
+        return "Gradients: part of these operators"
+    unknown = sorted(set(graph.operators()) - set(KNOWN_ADJOINTS))
+    return f"Gradients: found by MXNet, as for some operators no rule is known ({', '.join(unknown)})"
 
 
 def _counted(title, counter):
@@ -43,7 +52,7 @@ def _times(profile):
     """Lines of a table: operator, calls and microseconds per step, share."""
     total = sum(time for _, time in profile.values()) or 1.0
     rows = sorted(profile.items(), key=lambda row: -row[1][1])
-    title = f"Time in operators, forward and backward: {total:.0f} us per step, each measured by itself"
+    title = f"Time in operators: {total:.0f} us per step, each measured by itself"
     table = [f"  {name:32s} {calls:5.0f} calls {time:9.1f} us {time / total:6.1%}" for name, (calls, time) in rows]
     return [title, *table]
 

@@ -11,7 +11,7 @@ from mxfusion_mvn.inference.compiler.rewriter import dtype_of, shape_of
 
 import numpy as np
 
-_ADJOINTS = {**ADJOINTS, **MATRIX_ADJOINTS}
+KNOWN_ADJOINTS = {**ADJOINTS, **MATRIX_ADJOINTS}
 
 
 def differentiated(rewriter, graph):
@@ -29,7 +29,7 @@ def differentiated(rewriter, graph):
         gradients = [adjoints.get((id(node), index)) for index in range(len(node.shapes))]
         if node.is_leaf or not rewriter.has_gradient((node, 0)) or not any(gradients):
             continue
-        adjoint = _ADJOINTS.get(node.operator)
+        adjoint = KNOWN_ADJOINTS.get(node.operator)
         parts = adjoint and adjoint(rewriter, node, gradients if len(gradients) > 1 else gradients[0])
         if parts is None:
             return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph bound to arrays: one call runs it forward and backward; and calls of single operators, prepared once.
+"""A graph bound to arrays, to be run by a call or two; and calls of single operators, prepared once.
 
 What a step asks of Python is a few calls into MXNet with arguments that were converted once.
 """

@@ -41,7 +41,10 @@ def copy_state(updater):
     :returns: an opaque object for :func:`restore_state`.
     """
     attributes = {key: value for key, value in vars(updater.optimizer).items() if key not in _NOT_STATE}
-    return _copied(updater.states), dict(updater.states_synced), copy.deepcopy(attributes)
+    # A deep copy takes long even of a number; what is not one is copied together, for some of it is the same object.
+    numbers = {key: value for key, value in attributes.items() if isinstance(value, (bool, int, float))}
+    others = copy.deepcopy({key: value for key, value in attributes.items() if key not in numbers})
+    return _copied(updater.states), dict(updater.states_synced), {**numbers, **others}
 
 
 def restore_state(updater, state):
