@@ -16,6 +16,8 @@ import pytest
 from compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
 from host import nd
 from mxfusion import Model, Variable
+from mxfusion.components.distributions import Normal
+from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference
 from runs import map_inference, stopped, variance_model
 
@@ -113,6 +115,34 @@ def test_a_checkpoint_may_fix_and_free_a_parameter(pushes):
     assert_close_parameters(several, run_with_checkpoints(BatchLoop, alter), 1e-11)
 
 
+def test_momentum_moves_a_parameter_whose_gradient_has_become_zero(pushes):
+    def run(loop):
+        def fix_the_other_at_zero(record):
+            if record.iterations == 20:
+                other = inference.params.param_dict[model.factor.uuid]
+                other.grad_req = "null"
+                other.set_data(nd([0.0], "float64"))
+
+        model = Model()
+        model.N = Variable()
+        model.factor, model.learned, model.offset = (
+            Variable(shape=(1,), initial_value=nd([value], "float64")) for value in (1.0, 1.0, 0.3)
+        )
+        model.mean = model.learned * model.factor + model.offset
+        model.X = Normal.define_variable(
+            mean=broadcast_to(model.mean, (model.N, 1)),
+            variance=broadcast_to(nd([1.0], "float64"), (model.N, 1)),
+            shape=(model.N, 1),
+            dtype="float64",
+        )
+        inference = map_inference(loop(checkpoint=fix_the_other_at_zero, check_every=20), "float64", model)
+        inference.run(X=nd(np.linspace(4, 6, 9)[:, None], "float64"), max_iter=120, learning_rate=0.01)
+        return inference.params[model.learned].asnumpy()
+
+    np.testing.assert_allclose(run(CompiledLoop), run(BatchLoop), rtol=1e-10)
+    assert pushes
+
+
 # What goes wrong
 
 
@@ -189,7 +219,8 @@ def test_other_optimizers_make_single_steps(optimizer, pushes):
     assert_close_parameters(several, plain, 1e-6)
 
 
-def test_minibatches_make_single_steps(pushes):
-    loop = CompiledMinibatchLoop(batch_size=8)
-    assert fitted(loop, max_iter=20).record.compiled
+@pytest.mark.parametrize("batch_size", [7, 8, len(DATA)])
+def test_minibatches_make_single_steps(batch_size, pushes):
+    loop = CompiledMinibatchLoop(batch_size, check_every=5)
+    assert fitted(loop, max_iter=40).record.compiled
     assert pushes == []

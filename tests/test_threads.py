@@ -54,6 +54,15 @@ def _graph(compute, shape):
     return traced(lambda: compute(x).sum(), {"x": x})[1]
 
 
+@pytest.mark.parametrize(("setting", "expected"), [(None, 2), ("2", 1)])
+def test_large_arrays_get_all_unless_the_environment_sees_to_it(setting, expected, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if setting:
+        monkeypatch.setenv("OMP_NUM_THREADS", setting)
+    with few_threads([_graph(mx.nd.sin, (1, 10**6))], CPU):
+        assert count() == expected
+
+
 def test_none_are_put_back():
     with few_threads([], CPU):
         assert count() == 1

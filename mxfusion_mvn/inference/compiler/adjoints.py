@@ -215,7 +215,7 @@ def _where(rewriter, node, gradient):
 
 
 def _is_softplus(node):
-    """Whether a choice is x for large x, else log(1 + exp(min(x, large))), of which the derivative is all of it."""
+    """Whether a choice is x where x > c, else log(1 + exp(min(x, c))), for a c so large that the slope is a sigmoid."""
     condition, first, other = node.inputs
     chain = [condition]
     for name in ("log1p", "exp", "_minimum_scalar"):
@@ -230,8 +230,8 @@ def _is_softplus(node):
 
 def _cast(rewriter, node, gradient):
     before = dtype_of(node.inputs[0])
-    if before.kind != "f":
-        return [None]
+    if before.kind != "f" or np.dtype(node.dtypes[0]).kind != "f":
+        return None
     return [rewriter.call("Cast", [gradient], node.shapes[0], {"dtype": before.name}, before.type)]
 
 

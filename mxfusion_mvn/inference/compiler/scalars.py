@@ -8,6 +8,7 @@ Gradients are full of them::
 At last they go into constants, and into the numbers that products of matrices are multiplied by anyway.
 """
 
+import functools
 from collections import Counter
 
 from mxfusion_mvn.inference.compiler.graph import CONSTANT, leaf, live_graph
@@ -16,10 +17,10 @@ from mxfusion_mvn.inference.compiler.rewriter import is_operator, shape_of, size
 
 import numpy as np
 
+# Not through a reshape: that itself moves outward through a multiplication, and is looked through.
 _LINEAR = {"transpose", "sum", "mean", "slice_axis", "add_n", "_copy"} | {
     f"_linalg_{name}" for name in ("maketrian", "extracttrian", "makediag", "extractdiag")
 }
-# Not through a reshape: that itself moves outward through a multiplication, and is looked through.
 # Which inputs a product is linear in.
 _PRODUCTS = {
     "elemwise_mul": (0, 1),
@@ -162,7 +163,17 @@ def _addition(rewriter, node):
     return None
 
 
-SCALARS = (_merged, _outward, _outward_entry, _square, _addition)
+def _of_floats(rule):
+    """A rule for arrays of real numbers: products of integers are rounded one by one."""
+
+    @functools.wraps(rule)
+    def guarded(rewriter, node):
+        return rule(rewriter, node) if all(np.dtype(dtype).kind == "f" for dtype in node.dtypes) else None
+
+    return guarded
+
+
+SCALARS = tuple(map(_of_floats, (_merged, _outward, _outward_entry, _square, _addition)))
 
 
 def absorbed(graph):

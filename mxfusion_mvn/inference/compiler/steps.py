@@ -77,9 +77,8 @@ class _Builder:
         held = {node.key: (node, 0) for node in self.nodes if node.operator == PARAMETER}
         for name, array in parameters.items():
             self.values[name] = held.get(name) or self._leaf(PARAMETER, array, name)
-            if name in graph.results:
-                self._moments[name] = [self._leaf(STATE, moment) for moment in moments[name]]
-                self._zeros[name] = self._leaf(CONSTANT, mx.nd.zeros_like(array))
+            self._moments[name] = [self._leaf(STATE, moment) for moment in moments[name]]
+            self._zeros[name] = self._leaf(CONSTANT, mx.nd.zeros_like(array))
 
     def add(self, operator, inputs, shape, dtype, attributes=()):
         """Append a node, and return the entry of its output."""
@@ -97,7 +96,9 @@ class _Builder:
                 made[id(node)] = node.with_inputs(inputs)
                 self.nodes.append(made[id(node)])
         rate = self._leaf(CONSTANT, rate)
-        self.gradients = {name: self._made(made, entry) for name, entry in self._graph.results.items()}
+        # Where the gradient is zero, what Adam remembers of others may still move a parameter.
+        gradients = {name: self._made(made, entry) for name, entry in self._graph.results.items()}
+        self.gradients = {name: gradients.get(name, zeros) for name, zeros in self._zeros.items()}
         self.values.update({name: self._updated(name, entry, rate) for name, entry in self.gradients.items()})
         loss = self._made(made, self._graph.loss)
         shape, dtype = loss[0].shapes[loss[1]], loss[0].dtypes[loss[1]]

@@ -21,9 +21,11 @@ _FACTORISATIONS = ("_linalg_potrf", "_linalg_potri", "_linalg_syevd", "_linalg_g
 _BATCHES = ("_linalg_trsm", "_linalg_trmm", "_linalg_gemm2", "_linalg_gemm", "_linalg_syrk", "batch_dot")
 _PRODUCTS = (*_BATCHES, "dot", "FullyConnected")
 _OTHERS = ("Convolution", "Deconvolution", "RNN")
-# From where on two threads are faster than one: rows of a factorised matrix, multiplications of a product; measured.
+# From where on two threads are faster than one: rows of a factorised matrix, multiplications of a product, numbers of
+# any other array; measured.
 _LARGE_MATRIX = 400
 _LARGE_PRODUCT = 10**7
+_LARGE_ARRAY = 10**6
 
 
 @contextmanager
@@ -59,7 +61,11 @@ def _has_large_matrix(graph):
 def _is_large(node):
     if node.operator in _FACTORISATIONS:
         return shape_of(node.inputs[0])[-1] >= _LARGE_MATRIX
-    return node.operator in _OTHERS or node.operator in _PRODUCTS and _multiplications(node) >= _LARGE_PRODUCT
+    if node.operator in _PRODUCTS:
+        return _multiplications(node) >= _LARGE_PRODUCT
+    # These are divided among the same threads, unless the environment says among how many.
+    is_large = not node.is_leaf and math.prod(node.shapes[0]) >= _LARGE_ARRAY
+    return node.operator in _OTHERS or is_large and "OMP_NUM_THREADS" not in os.environ
 
 
 def _multiplications(node):

@@ -272,11 +272,11 @@ class CompiledStepper(ImperativeStepper):
     def _prepare_several(self, remaining):
         """Make a program of several steps, if that can be, and pays."""
         self._compiled_steps = -math.inf
-        if self._flat is None or self._flat.adam is None or "wd" in self._flat.adam.options or len(self._programs) > 1:
+        if self._flat is None or self._flat.adam is None or "wd" in self._flat.adam.options:
             return
-        ((shapes, evaluations),) = self._evaluations.items()
+        evaluations = self._evaluations[self._shapes()]
         count = possible_steps(evaluations.simplified, remaining)
-        if shapes in self._programs and count > 1:
+        if count > 1:
             values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
             with suppress(mx.base.MXNetError):  # single steps do as well
                 self._several = SeveralSteps(evaluations.simplified, values, self._flat, self._ctx, count)

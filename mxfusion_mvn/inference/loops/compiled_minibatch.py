@@ -37,6 +37,10 @@ class CompiledMinibatchStepper(CompiledStepper, MinibatchStepper):
     :param optimizer: an ``mxnet.optimizer.Optimizer``.
     """
 
+    def steps_at_once(self, remaining):
+        """As :meth:`Stepper.steps_at_once`; each has data of its own."""
+        return 1
+
     def snapshot(self):
         """As :meth:`Stepper.snapshot`."""
         return self._steps, super().snapshot()
