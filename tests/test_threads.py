@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs of small matrices keep MXNet's linear algebra to one thread, and no longer than they run."""
 
+import ctypes
+import queue
+
 from mxfusion_mvn.inference.compiler import threads
 from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
@@ -10,23 +13,34 @@ import numpy as np
 import pytest
 from compiled_runs import fitted, variational
 from host import nd
+from mxnet.base import _LIB
 from test_simplify import traced
 
 CPU = mx.cpu()
 
 
-def count():
-    """How many threads OpenMP has where MXNet's operators run."""
-    found = threads._set_threads(CPU.device_id, 1)
-    threads._set_threads(CPU.device_id, found)
-    return found
+replies = queue.SimpleQueue()
+
+
+@threads._FUNCTION
+def tell(_, wanted):
+    """Answer how many threads OpenMP has where MXNet's operators run, and set them if a number is wanted."""
+    replies.put(_LIB.omp_get_max_threads())
+    if wanted:
+        _LIB.omp_set_num_threads(wanted)
+
+
+def count(wanted=0):
+    ctx = ctypes.byref(threads._Context(threads._CPU, CPU.device_id))
+    _LIB.MXEnginePushSync(tell, ctypes.c_void_p(wanted), None, ctx, None, 0, None, 0, None, 0, b"tell")
+    return replies.get()
 
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    before = threads._set_threads(CPU.device_id, 2)
+    before = count(2)
     yield
-    assert threads._set_threads(CPU.device_id, before) == 2
+    assert count(before) == 2
 
 
 GRAPHS = {

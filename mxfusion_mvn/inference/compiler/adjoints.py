@@ -117,7 +117,7 @@ def is_true(node, name):
 # from the function's argument, others from its value.
 _OF_ARGUMENT = (
     "log log1p log2 log10 expm1 abs square rsqrt rcbrt reciprocal sin cos sinh arcsin arctan softsign erf gammaln "
-    "gamma clip smooth_l1 _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar"
+    "gamma smooth_l1 _rdiv_scalar _power_scalar _maximum_scalar _minimum_scalar"
 )
 _OF_VALUE = "sqrt cbrt tan tanh sigmoid relu _rpower_scalar"
 
@@ -141,6 +141,14 @@ def _linear(slope):
         return [times(rewriter, gradient, factor)]
 
     return adjoint
+
+
+def _clip(rewriter, node, gradient):
+    bounds = (("_greater_equal_scalar", "a_min"), ("_lesser_equal_scalar", "a_max"))
+    for comparison, bound in bounds:
+        inside = with_number(rewriter, comparison, node.inputs[0], float(node.attributes[bound]))
+        gradient = times(rewriter, gradient, inside)
+    return [gradient]
 
 
 def _exponential(rewriter, node, gradient):
@@ -269,7 +277,8 @@ def _slice(rewriter, node, gradient):
     if any(step not in (None, 1) for step in steps):
         return None
     for axis, begin in enumerate(begins):
-        gradient = _padded(rewriter, gradient, axis, (begin or 0) % shape[axis], shape)
+        begin = begin or 0
+        gradient = _padded(rewriter, gradient, axis, begin if begin >= 0 else max(begin + shape[axis], 0), shape)
     return [gradient]
 
 
@@ -297,6 +306,7 @@ def _split(rewriter, node, gradients):
     if is_true(node, "squeeze_axis"):
         return None
     axis = int(node.attributes.get("axis", "1")) % len(node.shapes[0])
+    gradients = gradients if isinstance(gradients, list) else [gradients]
     parts = [
         _zeros(rewriter, node.inputs[0], shape) if gradient is None else gradient
         for gradient, shape in zip(gradients, node.shapes)
@@ -337,6 +347,7 @@ ADJOINTS = {
     **dict.fromkeys(_OF_ARGUMENT.split(), _with_backward_operator(0)),
     **dict.fromkeys(_OF_VALUE.split(), _with_backward_operator(1)),
     "exp": _exponential,
+    "clip": _clip,
     "negative": _linear(lambda _: -1.0),
     "_mul_scalar": _linear(lambda number: number),
     "_div_scalar": _linear(lambda number: 1 / number if number else math.inf),

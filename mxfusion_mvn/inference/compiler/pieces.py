@@ -44,6 +44,8 @@ def _sum_of_pieces(rewriter, node):
         return None
     (axis, first), (other, second) = (_pieces(entry[0]) for entry in node.inputs)
     pieces = sorted(first + second, key=lambda piece: piece[0])
+    if not pieces:
+        return node.inputs[0]
     ends = [begin + shape_of(entry)[axis] for begin, entry in pieces]
     if axis != other or any(end > begin for end, (begin, _) in zip(ends, pieces[1:])):
         return None
@@ -57,7 +59,7 @@ def _sum_of_pieces(rewriter, node):
 
 def _pieces(node):
     """The axis along which a node joins arrays, and pairs (begin, entry) of those that are not zero."""
-    axis = int(node.attributes["dim"]) % len(node.shapes[0])
+    axis = int(node.attributes.get("dim", "1")) % len(node.shapes[0])
     pieces, at = [], 0
     for entry in node.inputs:
         if not _is_zero(entry):

@@ -46,8 +46,9 @@ _BINARY = {
     "broadcast_mul": ("elemwise_mul", "_mul_scalar", "_mul_scalar"),
     "broadcast_div": ("elemwise_div", "_div_scalar", "_rdiv_scalar"),
     "broadcast_power": ("_power", "_power_scalar", "_rpower_scalar"),
-    "broadcast_maximum": ("_maximum", "_maximum_scalar", "_maximum_scalar"),
-    "broadcast_minimum": ("_minimum", "_minimum_scalar", "_minimum_scalar"),
+    # With the number on the left MXNet gives the gradient of a tie to the number.
+    "broadcast_maximum": ("_maximum", "_maximum_scalar", None),
+    "broadcast_minimum": ("_minimum", "_minimum_scalar", None),
 }
 _BROADCASTING = {names[0]: operator for operator, names in _BINARY.items()}
 # Constants larger than this are not searched for repeated numbers.
@@ -270,7 +271,7 @@ def _with_number(rewriter, operator, sources, shape):
     for entry, number, position in ((left, right, 1), (right, left, 2)):
         if is_operator(number, CONSTANT) and size_of(number) == 1 and shape_of(entry) == shape:
             value = float(number[0].array.asnumpy().ravel()[0])
-            if dtype_of(entry) == dtype_of(number) and np.isfinite(value):
+            if dtype_of(entry) == dtype_of(number) and np.isfinite(value) and _BINARY[operator][position]:
                 scalar = {"scalar": repr(value)}
                 return rewriter.call(_BINARY[operator][position], [entry], shape, scalar)
     return None

@@ -9,7 +9,6 @@ is kept to one.
 import ctypes
 import math
 import os
-import queue
 import threading
 from contextlib import contextmanager
 
@@ -78,24 +77,23 @@ def _multiplications(node):
 
 
 class _SingleThread:
-    """How many ask for a single thread, by the number of the device, and how many threads there were before."""
+    """How many ask for a single thread, by the number of the device."""
 
     def __init__(self):
         self._lock = threading.Lock()
         self._users = {}
-        self._before = {}
 
     def enter(self, device):
         with self._lock:
             self._users[device] = self._users.get(device, 0) + 1
             if self._users[device] == 1:
-                self._before[device] = _set_threads(device, 1)
+                _push(_limit, device)
 
     def leave(self, device):
         with self._lock:
             self._users[device] -= 1
             if self._users[device] == 0:
-                _set_threads(device, self._before.pop(device))
+                _push(_free, device)
 
 
 _single = _SingleThread()
@@ -108,18 +106,29 @@ class _Context(ctypes.Structure):
 
 
 _CPU = 1
-_replies: "queue.SimpleQueue[int]" = queue.SimpleQueue()
+_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
+_before = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-def _change(_, count):
-    before = _LIB.omp_get_max_threads()
-    _LIB.omp_set_num_threads(count)
-    _replies.put(before)
+@_FUNCTION
+def _limit(_, device):
+    _before[device or 0] = _LIB.omp_get_max_threads()
+    _LIB.omp_set_num_threads(1)
 
 
-def _set_threads(device, count):
-    """Set the number of threads where operators run, when it is the turn of this; the number before."""
+@_FUNCTION
+def _free(_, device):
+    _LIB.omp_set_num_threads(_before.pop(device or 0))
+
+
+def _push(function, device):
+    """
+    Have a function called by the thread that runs operators, when it is its turn. Nobody waits for it.
+
+    :param function: a function of C's, which must not be forgotten, of a context of MXNet's and a pointer.
+    :param device: the number of the device, which it gets as the pointer.
+    """
     ctx = ctypes.byref(_Context(_CPU, device))
-    check_call(_LIB.MXEnginePushSync(_change, ctypes.c_void_p(count), None, ctx, None, 0, None, 0, None, 0, b"threads"))
-    return _replies.get()
+    check_call(
+        _LIB.MXEnginePushSync(function, ctypes.c_void_p(device), None, ctx, None, 0, None, 0, None, 0, b"threads")
+    )
