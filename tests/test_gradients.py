@@ -25,7 +25,6 @@ ANY = "abs expm1 sin cos sinh arctan softsign erf tanh sigmoid relu exp".split()
 STEPS = "sign floor ceil round logical_not ones_like zeros_like".split()
 COMPARISONS = [f"broadcast_{name}" for name in "greater lesser greater_equal lesser_equal equal not_equal".split()]
 OF_TWO = [f"broadcast_{name}" for name in "add sub mul div power maximum minimum".split()]
-# The function of two arrays of equal shapes, by the name of the one that broadcasts.
 EQUAL = {f: getattr(F, f"elemwise{f[9:]}", None) or getattr(internal, f[9:]) for f in COMPARISONS + OF_TWO}
 AXES = [0, 1, -1, (0, 2), (1, 2), (0, 1)]
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
@@ -82,9 +81,10 @@ CASES = {
 MATRIX_CASES = {
     **_each("gemm2", FLAGS, lambda f: lambda p: la.gemm2(_turned(p.x, f[0]), _turned(p.y, not f[1]), *f, alpha=1.5)),
     **_each("gemm2 of one", FLAGS, lambda f: lambda p: la.gemm2(_turned(p.x[0], f[0]), _turned(p.w, not f[1]), *f)),
-    "gemm2 of more axes": lambda p: la.gemm2(p.x.expand_dims(0), p.y.expand_dims(0), transpose_a=True),
-    "gemm2 of columns": lambda p: la.gemm2(p.x[:, :, :1], p.y[:, :, 1:2], transpose_b=True, alpha=-2.0),
-    "gemm2 of rows": lambda p: [la.gemm2(p.x[:, :1], p.y[:, :1], False, True), la.gemm2(p.factor, p.factor)],
+    "gemm2 of others": lambda p: [la.gemm2(p.x.expand_dims(0), p.y.expand_dims(0), True), la.gemm2(p.factor, p.factor)],
+    "gemm2 of few": lambda p: [
+        la.gemm2(p.x[i], p.y[i], False, True, alpha=-2.0) for i in (np.s_[:, :, :1], np.s_[:, :1])
+    ],
     **_each("batch_dot", FLAGS, lambda f: lambda p: F.batch_dot(_turned(p.x, f[0]), _turned(p.y, not f[1]), *f)),
     **_each("dot", FLAGS, lambda f: lambda p: F.dot(_turned(p.x[0], f[0]), _turned(p.w, not f[1]), *f)),
     "dot of other axes": lambda p: [F.dot(a, _turned(p.w, not b), False, b) for a in (p.x, p.v) for b in (0, 1)],
@@ -301,10 +301,7 @@ RULES = {
     "one number": (lambda p: F.sum(p.x.sin() * F.BlockGrad(p.number), axis=1), {PRODUCT: [(3, 10), (3, 1, 10)]}),
     "numbers": (lambda p: la.gemm2(p.x * F.BlockGrad(p.each), p.c, True), {PRODUCT: [(3, 10, 10), (3, 20, 10)]}),
     "two numbers": (lambda p: F.broadcast_mul(p.x * p.number, p.each[:1]), {}),
-    "numbers of other axes": (
-        lambda p: F.BlockGrad(la.gemm2(p.x, p.y.T * p.v.reshape((10, 1, 1)), axis=0)) * p.number,
-        {},
-    ),
+    "other axes": (lambda p: F.BlockGrad(la.gemm2(p.x, p.y.T * p.v.reshape((10, 1, 1)), axis=0)) * p.number, {}),
     "square": (lambda p: (F.BlockGrad(2 * p.x).square() * (3 * p.y)).sin(), {TIMES: 2}),
     "twice": (lambda p: (p.x + p.x).sin(), {TIMES: 2, PLUS: 0}),
     "sum of multiples": (lambda p: (3 * p.x - 2 * p.x).sin(), {TIMES: 0, PLUS: 0, MINUS: 0}),

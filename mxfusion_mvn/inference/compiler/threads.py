@@ -107,7 +107,7 @@ class _Context(ctypes.Structure):
 
 _CPU = 1
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-_before = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
+_before: "dict[int, int]" = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
 
 
 @_FUNCTION
