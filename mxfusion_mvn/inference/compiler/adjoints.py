@@ -147,7 +147,7 @@ def _clip(rewriter, node, gradient):
     bounds = (("_greater_equal_scalar", "a_min"), ("_lesser_equal_scalar", "a_max"))
     for comparison, bound in bounds:
         inside = with_number(rewriter, comparison, node.inputs[0], float(node.attributes[bound]))
-        gradient = times(rewriter, gradient, inside)
+        gradient = _chosen(rewriter, inside, gradient)[0]
     return [gradient]
 
 
@@ -209,17 +209,20 @@ _MINIMUM = _binary(_choice("lesser_equal", "greater"))
 
 
 def _where(rewriter, node, gradient):
-    condition, first, other = node.inputs
+    condition, first, _ = node.inputs
     if _is_softplus(node):
         return [None, times(rewriter, gradient, unary(rewriter, "sigmoid", first)), None]
     if shape_of(condition) != node.shapes[0]:
         return None
-    zeros = rewriter.constant(np.zeros(node.shapes[0], dtype_of(other)), dtype_of(other))
-    chosen = [
-        rewriter.call("where", [condition, *values], node.shapes[0], dtype=node.dtypes[0])
-        for values in ((gradient, zeros), (zeros, gradient))
-    ]
-    return [None, *chosen]
+    return [None, *_chosen(rewriter, condition, gradient)]
+
+
+def _chosen(rewriter, condition, gradient):
+    """The gradient where a condition holds, and where it does not, elsewhere zero, even if the gradient is infinite."""
+    shape, dtype = shape_of(gradient), dtype_of(gradient)
+    zeros = rewriter.constant(np.zeros(shape, dtype), dtype)
+    pairs = (gradient, zeros), (zeros, gradient)
+    return [rewriter.call("where", [condition, *values], shape, dtype=dtype.type) for values in pairs]
 
 
 def _is_softplus(node):

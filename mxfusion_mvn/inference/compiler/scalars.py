@@ -96,6 +96,9 @@ def _outward(rewriter, node):
 
 def _outward_entry(rewriter, node):
     """The same for large arrays that are multiplied by one number, or one number for each matrix of a batch."""
+    # Of two such factors neither is to move out of the other; and matrices may lie along other axes.
+    if node.operator in ("broadcast_mul", "broadcast_div") or "axis" in node.attributes and node.operator != "sum":
+        return None
     for position in _positions(node):
         number, array = _few_numbers(node.inputs[position])
         shape = number and _shape_outside(node, shape_of(number))
