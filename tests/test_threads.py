@@ -49,7 +49,7 @@ GRAPHS = {
     "small product": (lambda x: mx.nd.dot(x, x, transpose_b=True), (316, 100), 1),
     "large product": (lambda x: mx.nd.dot(x, x, transpose_b=True), (317, 100), 2),
     "small square": (mx.nd.linalg.syrk, (316, 100), 1),
-    "many small squares": (lambda x: mx.nd.linalg.syrk(x.reshape((-1, 10, 10))), (10000, 100), 1),
+    "many small squares": (lambda x: mx.nd.linalg.syrk(x.reshape((-1, 20, 20))), (9000, 100), 1),
     "large square": (mx.nd.linalg.syrk, (317, 100), 2),
     "convolution": (lambda x: mx.nd.Convolution(x, x, None, (2, 2), num_filter=1, no_bias=True), (1, 1, 2, 2), 2),
 }
