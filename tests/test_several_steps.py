@@ -33,6 +33,13 @@ def soon(monkeypatch):
     monkeypatch.setattr(compiled, "_STEPS_BEFORE_SEVERAL", BEFORE)
 
 
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """MXNet reports a failure once, wherever something is read next: here nothing may be."""
+    yield
+    mx.nd.waitall()
+
+
 @pytest.fixture
 def pushes(monkeypatch):
     """The numbers of steps that were pushed at once."""
@@ -158,6 +165,11 @@ def test_a_loss_that_is_not_finite(iteration, pushes):
     assert_close_parameters(several, plain, 1e-12)
 
 
+def without_asymmetry(message):
+    """That of a gradient is a matter of rounding."""
+    return re.sub(r" and its asymmetry \S+, at \(\d, \d\)", "", message)
+
+
 @pytest.mark.parametrize("iteration", [110, 114, 119])
 def test_a_factorisation_that_fails(iteration, pushes):
     found = []
@@ -173,7 +185,7 @@ def test_a_factorisation_that_fails(iteration, pushes):
     assert pushes
     (several, one), (plain, other) = found
     assert one.iterations == other.iterations == iteration + 1
-    assert re.sub(r" and its asymmetry \S+, at \(\d, \d\)", "", one.message) == other.message
+    assert without_asymmetry(one.message) == without_asymmetry(other.message)
     assert_close_parameters(several, plain, 1e-12)
 
 

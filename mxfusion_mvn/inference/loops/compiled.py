@@ -55,8 +55,8 @@ class CompiledLoop(Explained, BatchLoop):
     ``mx.random.seed`` the parameters are those of the host's loop up to rounding. What depends on neither parameters
     nor random numbers is computed once, when a run begins: data may be changed between runs, not within one, and what
     Python does in an evaluation is done in three: a schedule of the objective that counts its own evaluations stands
-    still. A checkpoint function may set, fix and free parameters. At
-    its end a run warns if the objective, or the data, have changed since they were compiled.
+    still. A checkpoint function may set, fix and free parameters. At its end a run warns if the objective, or the data,
+    have changed since they were compiled.
 
     Where the objective cannot be compiled, or a comparison leaves any doubt, the loop goes on as a
     :class:`~mxfusion_mvn.inference.BatchLoop`, warns once, and says why in ``record.fallback_reason``.

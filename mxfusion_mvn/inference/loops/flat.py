@@ -128,6 +128,7 @@ class FlatParameters:
         values, optimizer_state = state
         values.copyto(self.values)
         restore_state(self._updater, optimizer_state)
+        self.newest_gradients = self.gradients  # those of a later step may not have been computed at all
         self._push_update = self._prepared_update()
 
     def release(self, updater):

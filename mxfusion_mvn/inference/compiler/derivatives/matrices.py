@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adjoints of operators on matrices; see :mod:`~mxfusion_mvn.inference.compiler.adjoints`.
+"""The adjoints of operators on matrices; see :mod:`~mxfusion_mvn.inference.compiler.derivatives.reverse`.
 
 The formulas are those of Giles, Collected matrix derivative results for forward and reverse mode algorithmic
 differentiation (2008), and for the Cholesky factor of Murray, Differentiation of the Cholesky decomposition (2016). As
 MXNet's autograd has it, the gradient of a factor is a lower triangle, and that of a factorised matrix is symmetric.
 """
 
-from mxfusion_mvn.inference.compiler.adjoints import binary, is_true, times, unary
+from mxfusion_mvn.inference.compiler.derivatives.arithmetic import binary, is_true, times, unary
 from mxfusion_mvn.inference.compiler.rewriter import dtype_of, shape_of, size_of
 
 import numpy as np
@@ -190,7 +190,7 @@ def _dense(rewriter, node, gradient):
     return [of_data, of_weight, of_bias][: len(node.inputs)]
 
 
-MATRIX_ADJOINTS = {
+MATRICES = {
     "_linalg_gemm2": _gemm2,
     "dot": _dot,
     "batch_dot": _batch_dot,

@@ -146,4 +146,23 @@ def _inverse(factor):
         return mx.nd.linalg.trsm(factor, identity, rightside=True).asnumpy()
 
 
+def row(rewriter, node):
+    """
+    A rule: a row times a matrix is a vector times it.
+
+    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param node: the node that is to be made.
+    :returns: an entry, or None.
+    """
+    if node.operator != "dot" or shape_of(node.inputs[0])[:-1] != (1,) or node.attributes.get("transpose_a") in _TRUE:
+        return None
+    left, matrix = node.inputs
+    if node.attributes.get("transpose_b") in _TRUE:
+        if not is_operator(matrix, CONSTANT):
+            return None
+        matrix = rewriter.constant(np.ascontiguousarray(matrix[0].array.asnumpy().T), dtype_of(matrix))
+    vector = rewriter.reshaped(left, shape_of(left)[1:])
+    return rewriter.reshaped(rewriter.call("dot", [vector, matrix], node.shapes[0][1:]), node.shapes[0])
+
+
 PRODUCTS = (_dense, _square, _large)

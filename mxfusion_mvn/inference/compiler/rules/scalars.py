@@ -12,8 +12,8 @@ import functools
 from collections import Counter
 
 from mxfusion_mvn.inference.compiler.graph import CONSTANT, leaf, live_graph
-from mxfusion_mvn.inference.compiler.lowering import reduced_axes
 from mxfusion_mvn.inference.compiler.rewriter import is_operator, shape_of, size_of
+from mxfusion_mvn.inference.compiler.rules.lowering import reduced_axes
 
 import numpy as np
 

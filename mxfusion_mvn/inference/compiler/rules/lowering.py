@@ -10,8 +10,8 @@ broadcast is broadcast first, if gradients are left to MXNet.
 import ast
 
 from mxfusion_mvn.inference.compiler.graph import Node, live_graph
-from mxfusion_mvn.inference.compiler.products import PRODUCTS
 from mxfusion_mvn.inference.compiler.rewriter import dtype_of, evaluated, is_operator, shape_of, size_of
+from mxfusion_mvn.inference.compiler.rules.products import PRODUCTS
 
 import numpy as np
 
@@ -244,7 +244,7 @@ def with_few_uses(graph):
     return live_graph(nodes, graph.loss, graph.objective)
 
 
-_LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _leading_axes, _triangle, _function, evaluated)
-LOWERING = (_concatenation, _taken_triangle, *_LOWERING)
+_LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _triangle, _function, evaluated)
+LOWERING = (_concatenation, _taken_triangle, _leading_axes, *_LOWERING)
 # What MXNet is to find the gradients of.
 LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *_LOWERING)

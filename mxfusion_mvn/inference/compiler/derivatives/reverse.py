@@ -2,16 +2,23 @@
 """Reverse-mode differentiation: a graph with the gradients of its objective as part of it.
 
 MXNet could find them as well, but what it finds cannot be simplified, and adds a pass of its own to each step.
+
+An adjoint says how the gradient of an operator's output becomes those of its inputs. It is a function of the rewriter
+that makes the nodes, the node, and the entry of the gradient of its output (a list of them, or None, for a node of
+several outputs). It returns a list of entries of the shapes of the inputs, None where no gradient passes; or None, if
+there is something about the node that it does not know.
 """
 
-from mxfusion_mvn.inference.compiler.adjoints import ADJOINTS, binary
+from mxfusion_mvn.inference.compiler.derivatives.arithmetic import binary
+from mxfusion_mvn.inference.compiler.derivatives.axes import AXES
+from mxfusion_mvn.inference.compiler.derivatives.matrices import MATRICES
+from mxfusion_mvn.inference.compiler.derivatives.numbers import NUMBERS
 from mxfusion_mvn.inference.compiler.graph import PARAMETER
-from mxfusion_mvn.inference.compiler.matrix_adjoints import MATRIX_ADJOINTS
 from mxfusion_mvn.inference.compiler.rewriter import dtype_of, shape_of
 
 import numpy as np
 
-KNOWN_ADJOINTS = {**ADJOINTS, **MATRIX_ADJOINTS}
+KNOWN_ADJOINTS = {**NUMBERS, **AXES, **MATRICES}
 
 
 def differentiated(rewriter, graph):
