@@ -24,6 +24,7 @@ from mxfusion.models import Posterior
 from worker import serve
 
 LOOKS = 50  # steps between two looks at the losses, as by default
+COMPILED = 200  # steps after which a program of several of them has been made, if one is
 
 
 class Training:
@@ -67,10 +68,12 @@ class CompiledTraining(Training):
             raise RuntimeError(record.fallback_reason)
 
     def seconds(self, steps):
-        """The time of so many steps in the midst of a run, after it was compiled."""
+        """The time of so many steps in the midst of a run, after all of it was compiled."""
         every, stamps = min(steps, LOOKS), []
+        before = -(-COMPILED // every)
         self.inference._grad_loop = CompiledLoop(stop=lambda _: stamps.append(time.perf_counter()), check_every=every)
-        self.run((steps // every + 1) * every)
+        self.run((before + 1 + steps // every) * every)
+        stamps = stamps[before:]
         return (stamps[-1] - stamps[0]) * steps / (every * (len(stamps) - 1))
 
     def explain(self):

@@ -3,6 +3,8 @@
 
 import warnings
 
+from mxfusion_mvn.inference.compiler import simplify
+from mxfusion_mvn.inference.compiler.derivatives.reverse import differentiated
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
@@ -260,6 +262,18 @@ def test_a_run_of_two_iterations_is_not_compiled():
     assert "over before it was compiled" in record.fallback_reason
 
 
+def test_gradients_are_left_to_mxnet_where_those_derived_differ(monkeypatch):
+    def without_gradients(rewriter, graph):
+        return differentiated(rewriter, graph)._replace(results={})
+
+    monkeypatch.setattr(simplify, "differentiated", without_gradients)
+    loop = CompiledLoop()
+    compiled = fitted(loop)
+    assert compiled.record.compiled
+    assert "Gradients: found by MXNet" in loop.explain()
+    assert_close_parameters(compiled, fitted(BatchInferenceLoop()), 1e-6)
+
+
 # What it says of itself
 
 
@@ -268,6 +282,7 @@ def test_explain():
     fitted(loop, max_iter=5)
     text = loop.explain()
     assert "Evaluated once" in text
+    assert "Gradients: part of these operators" in text
     assert "_random_normal" in text
     assert "us per step" in text
 

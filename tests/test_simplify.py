@@ -247,6 +247,12 @@ def test_what_does_nothing_is_left_out(rng):
     assert operators == ["sin", "_np_reshape", "max"]
 
 
+def test_what_is_broadcast_where_gradients_are_left_to_mxnet(rng):
+    x, row = nd(rng.normal(size=(3, 20, 10)), "float32"), nd(rng.normal(size=(10,)), "float32")
+    operators = operators_after(lambda: (x * row.reshape((1, 1, 10))).max(), x=x, row=row)
+    assert operators.count("elemwise_mul") == 1
+
+
 def test_what_two_have_in_common_is_computed_once(rng):
     x = nd(rng.normal(size=(3,)), "float32")
     assert operators_after(lambda: (mx.nd.sin(x) * mx.nd.sin(x)).max(), x=x).count("sin") == 1
