@@ -6,6 +6,7 @@ What a step asks of Python is a few calls into MXNet with arguments that were co
 
 import ctypes
 import os
+import threading
 from contextlib import contextmanager
 
 from mxfusion_mvn.inference.compiler.graph import PARAMETER, Node, SymbolBuilder, are_joined, operator_handle
@@ -260,24 +261,33 @@ def _memory(array):
     return ctypes.cast(address, ctypes.POINTER(kind * array.size)).contents
 
 
-# What MXNet reads when it binds: not to announce its backend on stderr, and how many operators to hand to a worker at
-# once, of which it takes 15 if nobody asks.
+# What MXNet reads from the environment when it binds. Its default backend for graphs without gradients replaces dense
+# layers by operators that keep a re-ordered copy of their weights from the first run: parameters that change would be
+# ignored. The backend "default" takes no operators at all, and, unlike "NONE", MXNet does not announce it on stderr.
+_REQUIRED = {"MXNET_SUBGRAPH_BACKEND": "default"}
+# These may be set by users. The second says how many operators a worker takes at once; MXNet's own default is 15.
 _OPTIONS = {"MXNET_SUBGRAPH_VERBOSE": "0", "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN": "1000"}
-
-
 _ONE_BY_ONE = {**_OPTIONS, "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
+_LOCK = threading.Lock()
 
 
 @contextmanager
 def _binding_options(options):
-    """MXNet takes these from the environment only, so they are put there for the span of a call."""
-    wanted = {name: value for name, value in options.items() if name not in os.environ}
-    os.environ.update(wanted)
-    try:
-        yield
-    finally:
-        for name in wanted:
-            del os.environ[name]
+    """Set MXNet's options for the span of a call; MXNet takes them from the environment of the process only."""
+    with _LOCK:
+        wanted = {name: value for name, value in options.items() if name not in os.environ}
+        before = {name: os.environ.get(name) for name in _REQUIRED}
+        os.environ.update({**wanted, **_REQUIRED})
+        try:
+            yield
+        finally:
+            for name in wanted:
+                del os.environ[name]
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
 
 
 def _is_parameter(leaf):
