@@ -101,6 +101,8 @@ def as_positions(index, dim):
     :returns: a list of integers.
     :raises ValueError: unless they are distinct integers from 0 to D - 1.
     """
+    if isinstance(index, range) and len(index) > dim:  # which as a list might not fit into memory
+        refuse("index", f"{index}", f"distinct positions from 0 to {dim - 1}", "List each once.")
     positions = as_integers("index", index)
     if not positions or len(set(positions)) < len(positions) or not all(0 <= i < dim for i in positions):
         refuse("index", f"{positions}", f"distinct positions from 0 to {dim - 1}", "List each once.")
@@ -117,14 +119,16 @@ def as_integers(name, index):
     :raises ValueError: for anything else, masks among them.
     """
     try:
+        # What has no length may never end; the iteration of a sparse array does not.
+        if isinstance(index, (mx.nd.NDArray, str, bytes, dict, set, frozenset)) or not hasattr(index, "__len__"):
+            raise TypeError
         index = list(index)
         if any(isinstance(i, (bool, np.bool_)) for i in index):
             raise TypeError
         return [operator.index(i) for i in index]
     except TypeError:
-        return refuse(
-            name, f"{index!r}", "a list of integers", "Write [2] for one position, np.flatnonzero(mask) for a mask."
-        )
+        got = f"a {type(index).__name__}" if isinstance(index, mx.nd.NDArray) else f"{index!r}"
+        return refuse(name, got, "a list of integers", "Write [2] for one position, np.flatnonzero(mask) for a mask.")
 
 
 def split(index, rest, dim, needs_rest=True):

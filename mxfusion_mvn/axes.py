@@ -125,6 +125,17 @@ def broadcast_shapes(*shapes):
         ) from None
 
 
+def do_broadcast(first, second):
+    """
+    Whether two shapes broadcast from the right.
+
+    :param first: tuple of integers.
+    :param second: tuple of integers.
+    :returns: a bool.
+    """
+    return all(a == b or a == 1 or b == 1 for a, b in zip(reversed(first), reversed(second)))
+
+
 def align_samples(arrays, event_axes, batch_axes=0):
     """
     Give arrays of the host, (S or 1, B..., event), the same number of batch axes.

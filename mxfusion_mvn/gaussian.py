@@ -13,7 +13,7 @@ import math
 import numbers
 
 from mxfusion_mvn import arrays, linalg, pairs, structures
-from mxfusion_mvn.axes import add, broadcast_shapes, namespace, subtract
+from mxfusion_mvn.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
 from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
 
@@ -65,6 +65,7 @@ class Gaussian:
             on_failure,
         )
         self.mean = self._as_mean(mean)
+        self._check_leading(mean=self.mean.shape if namespace(self.mean) is mx.nd else ())
 
     def __repr__(self):
         mean = "Symbol" if namespace(self.mean) is mx.sym else self.mean.shape
@@ -90,7 +91,7 @@ class Gaussian:
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes of value, mean and covariance; (1,) where there are none.
         """
-        value = arrays.as_array("value", value, self.mean, self._dim())
+        value = self._as_vector("value", value, self._dim())
         if not self._is_widened(value):
             return _log_pdf(subtract(value, self.mean), self.structure)
         self.structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
@@ -111,7 +112,12 @@ class Gaussian:
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes.
         """
-        return squared_norm(self.structure.whiten(self._residual(value)))
+        value = self._as_vector("value", value, self._dim())
+        if not self._is_widened(value):
+            return squared_norm(self.structure.whiten(subtract(value, self.mean)))
+        self.structure.log_det()  # as in log_pdf
+        residual = subtract(value.astype("float64"), self.mean.astype("float64"))
+        return squared_norm(self.structure.in_float64().whiten(residual)).astype("float32")
 
     def draw_samples(self, num_samples=None, noise=None):
         """
@@ -130,7 +136,7 @@ class Gaussian:
             noise = self._noise(num_samples)
         else:
             dim = self._dim()
-            noise = arrays.as_array("noise", noise, self.mean, dim and self.structure.noise_size(dim))
+            noise = self._as_vector("noise", noise, dim and self.structure.noise_size(dim))
         return add(self.structure.color(noise), self.mean)
 
     def entropy(self):
@@ -139,7 +145,11 @@ class Gaussian:
 
         :returns: (B'...), (1,) for a single covariance.
         """
-        return 0.5 * plus_rank(self.structure.log_det(), self.structure.rank(), 1 + LOG_2PI)
+        log_det, structure = self.structure.log_det(), self.structure
+        if not self._is_widened(self.mean):
+            return 0.5 * plus_rank(log_det, structure.rank(), 1 + LOG_2PI)
+        structure = structure.in_float64()
+        return (0.5 * plus_rank(structure.log_det(), structure.rank(), 1 + LOG_2PI)).astype("float32")
 
     def kl_divergence(self, other):
         """
@@ -179,7 +189,7 @@ class Gaussian:
         index, rest = arrays.split(index, rest, self._dim())
         if not rest:
             arrays.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
-        value = arrays.as_array("value", value, self.mean, len(index))
+        value = self._as_vector("value", value, len(index))
         mean = self._full_mean()
         regression, structure = self.structure.condition(index, rest)
         shift = regression(subtract(value, linalg.take(mean, index, axis=-1)))
@@ -197,13 +207,15 @@ class Gaussian:
         matrix = arrays.as_array("matrix", matrix, self.mean, dim)
         if dim is not None and matrix.ndim < 2:
             arrays.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
+        if dim is not None:
+            self._check_leading(event_axes=2, matrix=matrix.shape)
         transform = structures.RowMap(linalg.multiply, matrix)
         root = linalg.transpose(transform.on_rows(linalg.transpose(self.structure.root())))
         mean = transform(self._full_mean())
         if isinstance(offset, numbers.Real):
             mean = mean + offset
         else:
-            mean = add(mean, arrays.as_array("offset", offset, self.mean, dim and matrix.shape[-2]))
+            mean = add(mean, self._as_vector("offset", offset, dim and matrix.shape[-2]))
         structure = pairs.dense_like(self.structure, linalg.outer_square(root))
         if dim is not None and matrix.shape[-2] > dim and isinstance(structure, structures.Dense):
             structure = structures.Singular(structure.covariance, rank=dim)
@@ -222,7 +234,7 @@ class Gaussian:
         :raises ValueError: if both are singular.
         """
         self._check_other(other)
-        if pairs.is_singular(other.structure):
+        if pairs.is_singular(other.structure) or pairs.is_wider(self.structure, other.structure):
             self, other = other, self
         difference = subtract(other.mean, self.mean)
         shift, structure, log_constant = pairs.product(difference, self.structure, other.structure)
@@ -238,7 +250,7 @@ class Gaussian:
         :raises ValueError: for what is not a probability.
         :raises ImportError: without SciPy, unless D is 2.
         """
-        if not 0 < probability < 1:
+        if not isinstance(probability, numbers.Real) or not 0 < probability < 1:
             arrays.refuse("probability", probability, "a number between 0 and 1", "Write 0.95 for 95 %.")
         rank = self.structure.rank()
         if not isinstance(rank, numbers.Integral):
@@ -285,7 +297,7 @@ class Gaussian:
             )
         if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and num_samples > 0):
             arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw.")
-        leading = broadcast_shapes(self.structure.variance().shape[:-1], self.mean.shape[:-1])
+        leading = broadcast_shapes(self.structure.leading(), self.mean.shape[:-1])
         samples = () if num_samples is None else (num_samples,)
         shape = samples + leading + (self.structure.noise_size(self._dim()),)
         return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
@@ -306,8 +318,29 @@ class Gaussian:
             return None
         return self.structure.dim() if self.mean.shape[-1] == 1 else self.mean.shape[-1]
 
-    def _residual(self, value):
-        return subtract(arrays.as_array("value", value, self.mean, self._dim()), self.mean)
+    def _as_vector(self, name, value, size):
+        """An argument (B..., size) whose leading axes meet those of mean and covariance."""
+        value = arrays.as_array(name, value, self.mean, size)
+        if namespace(value) is mx.nd:
+            self._check_leading(**{name: value.shape})
+        return value
+
+    def _check_leading(self, event_axes=1, **argument):
+        """Refuse an argument, its shape by its name, whose leading axes do not broadcast with what is here."""
+        if namespace(self.mean) is mx.sym:
+            return
+        ((name, shape),) = argument.items()
+        own = shape[: len(shape) - event_axes]
+        held = {"mean": (self.mean.shape[:-1], 1), "covariance": (self.structure.leading(), 2)}
+        for other, (leading, axes) in held.items():
+            if other != name and not do_broadcast(own, leading):
+                event = (self._dim(),) * axes
+                arrays.refuse(
+                    name,
+                    f"shape {shape} beside `{other}` of shape {leading + event}",
+                    "leading axes that are equal or 1, aligned from the right",
+                    "Write x.expand_dims(1) to evaluate all rows under each of several Gaussians.",
+                )
 
     def _full_mean(self):
         dim = self._dim()
@@ -321,6 +354,9 @@ class Gaussian:
         arrays.as_array("other", other.mean, self.mean)
         if self._dim() != other._dim():
             arrays.refuse("other", f"D = {other._dim()}", f"D = {self._dim()}", "Take a marginal of the larger one.")
+        if self._dim() is not None:
+            self._check_leading(other=other.mean.shape)
+            self._check_leading(event_axes=2, other=other.structure.leading() + (self._dim(),) * 2)
 
 
 def log_pdf(value, mean=0.0, **covariance):

@@ -25,6 +25,19 @@ def cholesky(matrix):
     return namespace(matrix).linalg.potrf(matrix)
 
 
+def triangular_factor(root):
+    """
+    Lower triangular L with L L^T = A A^T, without forming the product: A = L Q with orthonormal rows of Q.
+
+    Its error goes with the condition number of A; that of the Cholesky factor of A A^T goes with the square of it. It
+    cannot fail. The gradient needs an A of full rank.
+
+    :param root: A (B..., D, E), E >= D.
+    :returns: (B..., D, D), its diagonal of any sign.
+    """
+    return namespace(root).linalg.gelqf(root)[1]
+
+
 def multiply_lower(factor, rows):
     """
     L x for every row x.

@@ -8,7 +8,9 @@ from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.axes import add, multiply, namespace, subtract
 from mxfusion_mvn.ridge import ridge_factor, ridge_split
 
+import mxnet as mx
 import numpy as np
+from mxnet import autograd
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -65,6 +67,20 @@ def product(difference, p, q):
     normaliser = plus_rank(add(q.log_det(), 2 * linalg.log_abs_det(ridge)), q.rank(), LOG_2PI)
     log_constant = -0.5 * add(add(squared_norm(remainder), squared_norm(coefficients)), normaliser)
     return structures.RowMap(linalg.multiply, root)(coefficients), _intersection(p, q, root, ridge), log_constant
+
+
+def is_wider(p, q):
+    """
+    Whether p is the wider of two, by the mean log variance: a product is accurate where it is not.
+
+    :param p: the :class:`~mxfusion_mvn.structures.Structure` of p.
+    :param q: that of q.
+    :returns: a bool, False for Symbols, while recording and if one is singular.
+    """
+    if autograd.is_recording() or namespace(p.template()) is mx.sym or is_singular(p) or is_singular(q):
+        return False
+    first, second = (np.log(structure.variance().asnumpy().astype("float64")).mean() for structure in (p, q))
+    return bool(first > second)
 
 
 def is_singular(structure):

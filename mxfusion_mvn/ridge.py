@@ -7,15 +7,26 @@ The same code for NDArray and Symbol, on the last axes, as in :mod:`mxfusion_mvn
 from mxfusion_mvn import linalg
 from mxfusion_mvn.axes import namespace
 
+import mxnet as mx
+from mxnet import autograd
+
 
 def ridge_factor(matrix):
     """
-    The Cholesky factor of I + V^T V, all of whose eigenvalues are at least 1.
+    A triangular factor L of I + V^T V, all of whose eigenvalues are at least 1.
+
+    The orthogonal factorisation [V^T, I] = L Q never forms V^T V, so the error goes with the condition number of V and
+    not with its square, and nothing can fail. While recording, and of Symbols, it is the Cholesky factor, which takes
+    less time.
 
     :param matrix: V (B..., D, E).
-    :returns: lower triangular, (B..., E, E).
+    :returns: lower triangular, (B..., E, E), its diagonal of any sign.
     """
-    gram = namespace(matrix).linalg.syrk(matrix, transpose=True)
+    F = namespace(matrix)
+    if F is mx.nd and not autograd.is_recording():
+        identity = linalg.identity_like(matrix.slice_axis(axis=-2, begin=0, end=1).reshape((*matrix.shape[:-2], -1)))
+        return linalg.triangular_factor(F.concat(linalg.transpose(matrix), identity, dim=-1))
+    gram = F.linalg.syrk(matrix, transpose=True)
     return linalg.cholesky(gram + linalg.identity_like(linalg.diagonal(gram)))
 
 

@@ -2,7 +2,7 @@
 """A covariance held by a triangular factor: Sigma = L L^T."""
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once, regress
 
 
 class Cholesky(Structure):
@@ -42,9 +42,22 @@ class Cholesky(Structure):
         log_det, second = linalg.log_abs_det(self.scale_tril), self._second()
         return 2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
 
+    def condition(self, given, rest):
+        """A Cholesky, by a rotation of the rows of L: its product, which would lose digits, is not formed."""
+        order = list(given) + list(rest)
+        factor = self.root()
+        if order != sorted(order):
+            factor = linalg.triangular_factor(linalg.take(factor, order, axis=-2))
+        aa, ba, bb = linalg.blocks(factor, len(given))
+        return RowMap(regress, aa, ba), Cholesky(bb)
+
     def template(self):
         """The diagonal of L, (B'..., D)."""
         return linalg.diagonal(self.scale_tril)
+
+    def leading(self):
+        """B'."""
+        return self.scale_tril.shape[:-2]
 
     def dim(self):
         """D."""

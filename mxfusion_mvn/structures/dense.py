@@ -54,6 +54,10 @@ class Dense(Structure):
         """The diagonal, (B'..., D)."""
         return linalg.diagonal(self.covariance)
 
+    def leading(self):
+        """B'."""
+        return self.covariance.shape[:-2]
+
     def dim(self):
         """D."""
         return linalg.size(self.covariance)

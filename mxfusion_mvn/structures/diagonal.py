@@ -54,6 +54,10 @@ class Diagonal(Structure):
         """v alone."""
         return self.variances, None
 
+    def leading(self):
+        """B'."""
+        return self.variances.shape[:-1]
+
     def marginal(self, index, rest=None):
         """A Diagonal."""
         return Diagonal(linalg.take(self.variances, index, axis=-1))

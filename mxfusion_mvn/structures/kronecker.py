@@ -7,7 +7,7 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import add, namespace
+from mxfusion_mvn.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.structures.singular import Singular
 from mxfusion_mvn.structures.structure import RowMap, Structure
@@ -67,6 +67,10 @@ class Kronecker(Structure):
     def template(self):
         """Outer products of those of the sides, (..., D)."""
         return linalg.flatten(self._example())
+
+    def leading(self):
+        """B'."""
+        return broadcast_shapes(self.row.leading(), self.column.leading())
 
     def dim(self):
         """n m."""

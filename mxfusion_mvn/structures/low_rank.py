@@ -11,7 +11,7 @@ y - V a = d^-1/2 (r - W a) would still be mostly rounding, so W a is subtracted 
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import add, broadcast_leading, multiply, namespace
+from mxfusion_mvn.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
@@ -87,6 +87,10 @@ class LowRank(Structure):
         F = namespace(scaled)
         leverage = F.sum(F.square(linalg.solve_lower(ridge, scaled)), axis=-1)
         return multiply(1 - leverage, 1 / self.diagonal)
+
+    def leading(self):
+        """B'."""
+        return broadcast_shapes(self.factor.shape[:-2], self.diagonal.shape[:-1])
 
     def template(self):
         """d, (B'..., D)."""

@@ -63,6 +63,10 @@ class Precision(Structure):
         """The diagonal of P, (B'..., D)."""
         return linalg.diagonal(self.precision)
 
+    def leading(self):
+        """B'."""
+        return self.precision.shape[:-2]
+
     def dim(self):
         """D."""
         return linalg.size(self.precision)

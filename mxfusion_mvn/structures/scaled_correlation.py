@@ -5,7 +5,7 @@ The two stay apart, so that one correlation, factored once, serves any number of
 """
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import add, multiply, namespace
+from mxfusion_mvn.axes import add, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.structures.cholesky import Cholesky
 from mxfusion_mvn.structures.dense import Dense
@@ -67,6 +67,10 @@ class ScaledCorrelation(Structure):
         """2 sum log s_i + 2 sum log L_ii, (B'...)."""
         F = namespace(self.standard_deviations)
         return add(2 * F.sum(F.log(self.standard_deviations), axis=-1), self.correlation.log_det())
+
+    def leading(self):
+        """B'."""
+        return broadcast_shapes(self.standard_deviations.shape[:-1], self.correlation.leading())
 
     def template(self):
         """s, (B'..., D)."""

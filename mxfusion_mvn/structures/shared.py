@@ -63,6 +63,10 @@ class Shared(Structure):
         """That of the structure, (..., 1, D)."""
         return _with_axis(self.structure.template(), 1)
 
+    def leading(self):
+        """B'."""
+        return (*self.structure.leading(), 1)
+
     def dim(self):
         """D, for Symbols (B'..., 1)."""
         return self._per_matrix(self.structure.dim())

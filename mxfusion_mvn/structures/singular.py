@@ -112,6 +112,10 @@ class Singular(Structure):
         """The diagonal of what was given, (B'..., D)."""
         return linalg.diagonal(self.covariance)
 
+    def leading(self):
+        """B'."""
+        return self.covariance.shape[:-2]
+
     def dim(self):
         """D."""
         return linalg.size(self.covariance)

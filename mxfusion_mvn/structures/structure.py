@@ -223,7 +223,7 @@ class Structure(ABC):
 
         order = list(given) + list(rest)
         aa, ba, bb = linalg.blocks(Structure.marginal(self, order).root(), len(given))
-        return RowMap(_regress, aa, ba), Cholesky(bb)
+        return RowMap(regress, aa, ba), Cholesky(bb)
 
     def template(self):
         """
@@ -232,6 +232,14 @@ class Structure(ABC):
         :returns: (..., D); for Symbols (B'..., D).
         """
         return self.variance()
+
+    def leading(self):
+        """
+        The leading axes B' of NDArrays.
+
+        :returns: a tuple.
+        """
+        return self.variance().shape[:-1]
 
     def dim(self):
         """
@@ -353,7 +361,8 @@ class Structure(ABC):
         return Dense(self.dense(), self.on_failure, self.name).factored()
 
 
-def _regress(aa, ba, rows):
+def regress(aa, ba, rows):
+    """L_ba L_aa^-1 r for every row r, of the blocks of a lower triangular factor."""
     return linalg.multiply(ba, linalg.solve_lower(aa, rows))
 
 
