@@ -87,7 +87,8 @@ def check_symmetric(argument, value):
     """
     Refuse matrices that are asymmetric beyond rounding, of which the Cholesky factorisation would read one half only.
 
-    The bound is sqrt(machine epsilon) times the geometric mean of the two diagonal entries involved.
+    The bound is sqrt(machine epsilon) times the geometric mean of the two diagonal entries involved; entries that
+    float32 holds exactly are taken to be rounded to it.
 
     :param argument: the name of the argument.
     :param value: finite NumPy array (..., D, D).
@@ -96,7 +97,7 @@ def check_symmetric(argument, value):
     scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
     scale = scale[..., :, None] * scale[..., None, :]
     difference = np.abs(value - np.swapaxes(value, -1, -2))
-    excess = difference - np.sqrt(np.finfo(value.dtype).eps) * scale
+    excess = difference - np.sqrt(rounding(value)) * scale
     if excess.max() > 0:
         index = np.unravel_index(np.argmax(excess), excess.shape)
         mirror = index[:-2] + (index[-1], index[-2])
@@ -224,6 +225,18 @@ def check_lower_triangular(argument, value):
             "a non-zero diagonal",
             "A zero makes the covariance singular.",
         )
+
+
+def rounding(value):
+    """
+    The machine epsilon of the precision that values were rounded to: float32 in a float64 array keeps that of float32.
+
+    :param value: NumPy array of float32 or float64.
+    :returns: a number.
+    """
+    with np.errstate(over="ignore"):
+        narrow = value.astype("float32")
+    return np.finfo("float32" if np.array_equal(narrow, value) else value.dtype).eps
 
 
 def at_index(index):

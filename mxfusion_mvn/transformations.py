@@ -144,11 +144,11 @@ class Simplex(Transformation):
     def _check(self, value):
         checks.check_positive(self._argument, value)
         total = value.sum(axis=-1)
-        wrong = np.abs(total - 1) > 1e3 * np.finfo(value.dtype).eps
+        wrong = np.abs(total - 1) > 1e3 * checks.rounding(value)
         if wrong.any():
             checks.refuse(
                 self._argument,
-                f"numbers that sum to {total[wrong].flat[0]:.6g}",
+                f"numbers that sum to {total[wrong].flat[0]!s}",
                 "a sum of 1 along the last axis",
                 "Divide them by their sum.",
             )
@@ -227,7 +227,7 @@ def correlation_factor_defect(value):
     """
     What keeps matrices from being Cholesky factors of correlation matrices.
 
-    Norms may be off by sqrt(machine epsilon), as matrices may be asymmetric.
+    Norms may be off by sqrt(machine epsilon), as matrices may be asymmetric; float32 entries by that of float32.
 
     :param value: NumPy array (..., D, D).
     :returns: None if nothing does; else what was found and what was expected, two strings.
@@ -235,7 +235,7 @@ def correlation_factor_defect(value):
     diagonal = np.diagonal(value, axis1=-2, axis2=-1)
     norms = np.sqrt(np.sum(np.square(value), axis=-1))
     above = np.triu(value, 1)
-    tolerance = np.sqrt(np.finfo(value.dtype).eps)
+    tolerance = np.sqrt(checks.rounding(value))
     # Written so that NaN is a defect, too.
     for sound, found, where, expected in (
         (above == 0, above, "at index {}, above the diagonal", "a lower triangular matrix"),
@@ -244,7 +244,7 @@ def correlation_factor_defect(value):
     ):
         if not sound.all():
             index = tuple(int(i) for i in np.argwhere(~sound)[0])
-            return f"{found[index]:.6g} {where.format(index)}", expected
+            return f"{found[index]:.10g} {where.format(index)}", expected
     return None
 
 

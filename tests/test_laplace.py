@@ -4,7 +4,7 @@
 import re
 import warnings
 
-from mxfusion_mvn import GaussianMixture, InverseWishart, MultivariateNormal, OnFailure
+from mxfusion_mvn import GaussianMixture, InverseWishart, LKJCholesky, MultivariateNormal, OnFailure
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning, curvature
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -434,6 +434,7 @@ def test_a_density_without_a_mode_is_said_to_have_none(rng):
 def test_a_search_that_ends_elsewhere_is_reported(rng, monkeypatch):
     """For want of steps."""
     monkeypatch.setattr(curvature, "_MAX_STEPS", 3)
+    monkeypatch.setattr(curvature, "_MAX_COLUMNS", 3)
     model = Model()
     model.g = host.Gamma.define_variable(nd([3.0]), nd([0.5]), (1,), dtype="float64")
     inference = roughly(MAP(model, []), begin={model.g: [5e4]})
@@ -458,6 +459,68 @@ def test_a_step_to_where_a_matrix_is_not_positive_definite_is_halved(rng):
 
     mode = minimize_scalar(value, bounds=(0.01, 20), method="bounded", options={"xatol": 1e-10}).x
     assert_close(laplace.mean, [mode], rtol=1e-5)
+
+
+@pytest.mark.parametrize("prior_sd", [3.0, 100.0])
+@pytest.mark.parametrize("rows", [100, 10000])
+def test_the_curvature_of_a_weak_prior_is_kept(rows, prior_sd, rng):
+    """Two equal predictors: along their difference the posterior is the prior, a 1e-8 of the largest curvature."""
+    x = rng.normal(size=rows)
+    predictors = np.stack([x, x], axis=1)
+    response = predictors @ [1.0, 1.0] + rng.normal(size=rows)
+    model = Model()
+    model.w = MultivariateNormal(0.0, prior_sd**2, shape=(2,), dtype="float64")
+    model.y = MultivariateNormal(linear(predictors, model.w, dtype="float64"), 1.0, shape=(rows, 1), dtype="float64")
+    laplace = LaplaceApproximation(roughly(MAP(model, [model.y]), y=nd(response[:, None])))
+    precision = predictors.T @ predictors + np.eye(2) / prior_sd**2
+    fitted = predictors.T @ response
+    log_det = np.linalg.slogdet(np.eye(2) + prior_sd**2 * predictors.T @ predictors)[1]
+    squares = response @ response - fitted @ np.linalg.solve(precision, fitted)
+    evidence = -0.5 * (rows * np.log(2 * np.pi) + log_det + squares)
+    assert laplace.rank == 2
+    assert laplace.log_evidence == pytest.approx(evidence, abs=1e-4 * abs(evidence) if rows > 1000 else 1e-3)
+    assert_close(laplace.covariance, np.linalg.inv(precision), rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4])
+def test_the_mode_of_a_nearly_singular_covariance_is_found(scale, rng):
+    """The fourth column is the sum of two others; in these coordinates the mode is P / (nu + N)."""
+    data = rng.normal(size=(50, 3))
+    data = np.concatenate([data, data[:, :1] + data[:, 1:2]], axis=1)
+    model = Model()
+    model.cov = InverseWishart(6.0, scale, shape=(4, 4), dtype="float64")
+    model.X = MultivariateNormal(0.0, model.cov, shape=(50, 4), dtype="float64")
+    algorithm = MAP(model, [model.X])
+    laplace = LaplaceApproximation(roughly(algorithm, X=nd(data)))
+    mode = algorithm.bijections[model.cov].transform(nd(laplace.mean)).asnumpy()
+    expected = (scale * np.eye(4) + data.T @ data) / 56
+    assert laplace.mode.converged
+    assert laplace.rank == 10
+    assert_close(mode, expected, rtol=1e-4)
+    assert_close(np.linalg.eigvalsh(mode)[0], np.linalg.eigvalsh(expected)[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["shares", "factor of correlations", "covariance"])
+@pytest.mark.parametrize("host_map", [False, True])
+def test_what_map_found_in_float32_is_accepted(kind, host_map, rng):
+    """Values rounded in float32 satisfy their constraint to float32 only."""
+    model = Model()
+    if kind == "shares":
+        model.v = host.Dirichlet.define_variable(alpha=nd([[4.0, 2.0, 3.0]], "float32"), shape=(1, 3))
+        value = rng.dirichlet([3.0, 2.0, 4.0], size=1)
+    elif kind == "covariance":
+        model.v = InverseWishart(9.0, np.eye(3, dtype="float32"), shape=(3, 3))
+        value = np.array([[1.0, 0.999, 0.1], [0.999, 1.0, 0.1], [0.1, 0.1, 1.0]])
+    else:
+        model.v = LKJCholesky(3.0, shape=(3, 3))
+        value = np.linalg.cholesky([[1.0, 0.6, 0.2], [0.6, 1.0, 0.3], [0.2, 0.3, 1.0]])
+    algorithm = (host_inference.MAP if host_map else MAP)(model, [])
+    inference = GradBasedInference(algorithm, grad_loop=BatchLoop())
+    inference.initialize()
+    inference.params[algorithm.posterior.v.factor.location] = nd(value, "float32")
+    laplace = LaplaceApproximation(inference)
+    assert laplace.mode.converged
+    assert laplace.rank == len(laplace.mean)
 
 
 def test_the_tolerance_says_what_counts_as_zero(rng):

@@ -357,6 +357,31 @@ def test_full_rank_is_exact_for_a_linear_regression(rng):
     assert -last_losses(inference) == pytest.approx(log_evidence, abs=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("loop", [BatchLoop, CompiledLoop])
+@pytest.mark.parametrize("dim", [60, 100])
+def test_many_coordinates_at_a_large_rate(dim, loop, dtype, rng):
+    """An optimizer's random moves give the triangle an inverse that grows as a power of their number."""
+    predictors = rng.normal(size=(dim + 50, dim)) / np.sqrt(dim)
+    response = predictors @ rng.normal(size=dim) + 0.1 * rng.normal(size=dim + 50)
+    precision = np.eye(dim) + predictors.T @ predictors / 0.01
+    mean, sd = np.linalg.solve(precision, predictors.T @ response / 0.01), np.sqrt(np.diag(np.linalg.inv(precision)))
+    marginal = predictors @ predictors.T + 0.01 * np.eye(dim + 50)
+    log_evidence = stats.multivariate_normal.logpdf(response, np.zeros(dim + 50), marginal)
+    model = Model()
+    model.w = MultivariateNormal(0.0, 1.0, shape=(dim,), dtype=dtype)
+    model.y = MultivariateNormal(linear(predictors, model.w, dtype=dtype), 0.01, shape=(dim + 50, 1), dtype=dtype)
+    posterior = create_Gaussian_fullrank(model, [model.y], entropy="sticking_the_landing")
+    algorithm = StochasticVariationalInference(10, model, posterior, [model.y])
+    inference = GradBasedInference(algorithm, grad_loop=loop(), dtype=dtype)
+    mx.random.seed(0)
+    for rate in (0.05, 0.01, 0.002):
+        record = inference.run(y=nd(response[:, None], dtype), learning_rate=rate, max_iter=300)
+    learned_mean = inference.params[posterior.joint_0.factor.mean].asnumpy()
+    assert (np.abs(learned_mean - mean) < 0.2 * sd).all()
+    assert -1 < record.loss[-20:].mean() + log_evidence < 5
+
+
 def test_full_rank_is_exact_for_a_mean_with_known_covariance(rng):
     prior, noise = oracles.random_spd(rng, (), 4, condition=10), oracles.random_spd(rng, (), 4, condition=50)
     data = rng.multivariate_normal([1.0, 0.0, -2.0, 0.5], noise, size=12)

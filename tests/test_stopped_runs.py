@@ -4,7 +4,14 @@
 import re
 
 from mxfusion_mvn import MultivariateNormal, OnFailure
-from mxfusion_mvn.inference import create_Gaussian_fullrank, create_Gaussian_meanfield
+from mxfusion_mvn.inference import (
+    MAP,
+    CompiledLoop,
+    TrainingStoppedWarning,
+    create_Gaussian_fullrank,
+    create_Gaussian_meanfield,
+)
+from mxfusion_mvn.inference.loops import training
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
@@ -341,3 +348,36 @@ def test_an_interrupt_after_a_failure_that_was_not_noticed_yet():
         inference.run(X=nd(ROWS), max_iter=1000, optimizer="sgd")
     assert parameters(inference)[0] in VARIANCES[:-1].astype("float64")
     assert loop.record.reason == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        (np.r_[np.full(20, 100.0), -np.full(60, 1e22)], True),
+        (np.r_[np.full(20, 100.0), np.full(60, 1e12)], True),
+        (np.r_[np.full(20, 100.0), np.full(49, 1e12)], False),
+        (np.r_[np.full(20, 1e15), np.full(500, 100.0)], False),
+        (np.r_[np.full(20, 100.0), np.tile([1e20, 100.0], 200)], False),
+        (np.linspace(1e-3, 1e5, 2000), False),
+        (np.full(30, 1e30), False),
+    ],
+    ids=["down", "up", "too short", "a bad start", "heavy tails", "a slow rise", "few"],
+)
+def test_what_counts_as_diverged(losses, expected):
+    assert training._has_diverged(losses) is expected
+
+
+@pytest.mark.parametrize("loop", [BatchLoop, CompiledLoop])
+def test_a_run_that_diverges_stops_with_sound_parameters(loop):
+    """Gradient descent with too large a rate: each step more than doubles the error, and all stays finite."""
+    model = Model()
+    model.x = Variable(shape=(1,), initial_value=mx.nd.ones(1, dtype="float64"))
+    model.y = MultivariateNormal(mean=model.x, covariance=1.0, shape=(1,), dtype="float64")
+    inference = GradBasedInference(MAP(model, [model.y]), grad_loop=loop(), dtype="float64")
+    with pytest.warns(
+        TrainingStoppedWarning, match=r"the run has diverged\. .*those after \d+ iterations\. Use a small"
+    ):
+        record = inference.run(optimizer="sgd", y=mx.nd.zeros((1,), dtype="float64"), learning_rate=2.5, max_iter=300)
+    assert record.reason == "diverged"
+    assert record.iterations < 300
+    assert abs(inference.params[model.x].asnumpy()[0]) < 1e3

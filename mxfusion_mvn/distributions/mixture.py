@@ -17,11 +17,9 @@ from mxfusion.components.variables import VariableType
 def _check_weights(name, value):
     checks.check_not_negative(name, value)
     total = value.sum(axis=-1)
-    wrong = np.abs(total - 1) > 1e3 * np.finfo(value.dtype).eps
+    wrong = np.abs(total - 1) > 1e3 * checks.rounding(value)
     if wrong.any():
-        checks.refuse(
-            name, f"weights that sum to {total[wrong].flat[0]:.6g}", "a sum of 1", "Divide them by their sum."
-        )
+        checks.refuse(name, f"weights that sum to {total[wrong].flat[0]!s}", "a sum of 1", "Divide them by their sum.")
 
 
 class GaussianMixture(VectorDistribution):

@@ -14,6 +14,10 @@ import numpy as np
 _STEP = 1e-3
 _FLAT = 1e3
 _MAX_STEPS = 50
+# A small Hessian is cheap: with few coordinates more steps are taken, up to so many columns of Hessians in all.
+_MAX_COLUMNS = 4000
+# Rounding of gradients in the differences, relative to the largest eigenvalue.
+_ROUNDING = 100 * np.finfo(float).eps / _STEP
 # Nats that another Newton step would gain.
 _CONVERGED = 1e-10
 # Nats within a deviation along a direction without curvature.
@@ -26,7 +30,8 @@ class Mode(NamedTuple):
 
     ``point`` (n,), ``value`` f there, ``scale`` (n,) with ``scaled`` (n, n) the Hessian times scale on both sides,
     ``decrement`` what f would still fall by a Newton step, ``slope`` how much it changes within a deviation along the
-    directions in which none is taken, for want of curvature, ``steps`` how many were taken.
+    directions in which none is taken, for want of curvature, ``steps`` how many were taken, ``error`` how far the
+    eigenvalues of ``scaled`` may be off, relative to the largest.
     """
 
     point: np.ndarray
@@ -36,6 +41,7 @@ class Mode(NamedTuple):
     decrement: float
     slope: float
     steps: int
+    error: float
 
     @property
     def level(self):
@@ -54,30 +60,35 @@ def find_mode(density, groups, tolerance):
 
     :param density: an :class:`~mxfusion_mvn.inference.unconstrained.UnconstrainedDensity`.
     :param groups: list of integer arrays, the coordinates of each independent group.
-    :param tolerance: eigenvalues of the scaled Hessian below this times the largest count as zero.
+    :param tolerance: eigenvalues of the scaled Hessian below this times the largest count as zero; None for those below
+        the error of the differences.
     :returns: :class:`Mode`.
     """
     point = density.begin
     deviation = 0.1 * np.maximum(1, np.abs(point))
-    for steps in range(_MAX_STEPS + 1):
-        hessian, scale = _hessian(density, point, deviation, groups)
+    most = max(_MAX_STEPS, _MAX_COLUMNS // max(map(len, groups)))
+    for steps in range(most + 1):
+        hessian, asymmetry, scale = _hessian(density, point, deviation, groups)
         values, gradients = density.evaluate(point[None])
         scaled = scale * hessian * scale[:, None]
-        newton = -scale * _solve_positive(scaled, scale * gradients[0], tolerance)
+        newton = -scale * _solve_positive(scaled, scale * gradients[0], _ROUNDING if tolerance is None else tolerance)
         decrement = -0.5 * float(gradients[0] @ newton)
         refined = steps > 0  # the first Hessian did not know the scale of its steps
-        if (refined and decrement < _CONVERGED) or steps == _MAX_STEPS:
+        if (refined and decrement < _CONVERGED) or steps == most:
             break
         moved = _backtrack(density, point, values[0], newton, decrement)
         if moved is None and refined:
             break
         point, deviation = point if moved is None else moved, scale
     slope = float(np.abs(scale * gradients[0] + scaled @ (newton / scale)).max())
-    return Mode(point, float(values[0]), scale, scaled, decrement, slope, steps)
+    twice, _, _ = _hessian(density, point, 2 * deviation, groups)
+    errors = (scale * asymmetry * scale[:, None], scale * (twice - hessian) * scale[:, None])
+    error = max(np.linalg.norm(each, 2) for each in errors) / np.linalg.norm(scaled, 2)
+    return Mode(point, float(values[0]), scale, scaled, decrement, slope, steps, max(float(error), _ROUNDING))
 
 
 def _hessian(density, point, deviation, groups):
-    """The Hessian (n, n) and the deviation of each coordinate that its diagonal gives."""
+    """The Hessian (n, n), half of what its triangles differ by, and the deviation that each diagonal entry gives."""
     size, step = len(point), _STEP * deviation
     columns = max(map(len, groups))
     moves = np.zeros((columns, size))
@@ -85,14 +96,15 @@ def _hessian(density, point, deviation, groups):
         moves[np.arange(len(group)), group] = step[group]
     gradients = density.evaluate(np.concatenate([point + moves, point - moves]))[1]
     differences = gradients[:columns] - gradients[columns:]
-    hessian = np.zeros((size, size))
+    hessian, asymmetry = np.zeros((size, size)), np.zeros((size, size))
     for group in groups:
         block = differences[: len(group), group] / (2 * step[group, None])
         hessian[np.ix_(group, group)] = 0.5 * (block + block.T)
+        asymmetry[np.ix_(group, group)] = 0.5 * (block - block.T)
     curvature = np.abs(np.diag(hessian))
     with np.errstate(divide="ignore"):
         scale = np.minimum(1 / np.sqrt(curvature), _FLAT * np.maximum(1, np.abs(point)))
-    return hessian, scale
+    return hessian, asymmetry, scale
 
 
 def _solve_positive(matrix, vector, tolerance):

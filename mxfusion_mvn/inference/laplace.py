@@ -62,7 +62,8 @@ class LaplaceApproximation:
     :param map_inference: a host ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of the host's, that
         has been run.
     :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
-        zero; so does the curvature of a coordinate whose deviation is above 1e6 max(1, its size): choose other units.
+        zero; None for those below the error of the differences they are computed from. The curvature of a coordinate
+        counts as zero, too, if its deviation is above 1e6 max(1, its size): choose other units.
     :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops
         of this package do.
     :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
@@ -71,7 +72,7 @@ class LaplaceApproximation:
     :warns ModeNotFoundWarning: if there are none, but the search ended before it found the mode.
     """
 
-    def __init__(self, map_inference, tolerance=1e-6, **data):
+    def __init__(self, map_inference, tolerance=None, **data):
         algorithm = map_inference.inference_algorithm
         if not isinstance(algorithm, host.MAP):
             raise InferenceError(
@@ -89,7 +90,8 @@ class LaplaceApproximation:
             ) from self._density.failure
         self.mode = find_mode(self._density, [self._coordinates(block) for block in self._blocks], tolerance)
         self._values, self._vectors = np.linalg.eigh(self.mode.scaled)
-        self._identified = self._values > tolerance * self._values.max()
+        relative = self.mode.error if tolerance is None else tolerance
+        self._identified = self._values > relative * self._values.max()
         #: The host inference of variational inference with this approximation as its posterior, ready to draw from,
         #: predict with, summarise, save or refine.
         self.inference = self._as_inference(map_inference, finished)
@@ -167,6 +169,8 @@ class LaplaceApproximation:
         directions = "; ".join(map(_in_words, self.null_directions[:_LISTED]))
         directions += " and others" if len(self.null_directions) > _LISTED else ""
         count = f"{len(self.null_directions)} of {len(self.mean)} directions"
+        if not self.mode.converged and self.mode.level and not self._at_saddle:
+            return f"{_NOT_FOUND} There the density has no curvature in {count}: {directions}."
         if self._at_saddle:
             return (
                 f"The density curves the wrong way, or not at all, in {count}: {directions}. This is no mode, but a "
@@ -180,7 +184,8 @@ class LaplaceApproximation:
             )
         return (
             f"Neither data nor prior determine {count}: {directions}. They are held at the mode, so that their "
-            "uncertainty is missing. Give them a prior with curvature, or fix what cannot be told apart."
+            "uncertainty is missing. Give them a prior with curvature, or fix what cannot be told apart. `tolerance` "
+            "decides what counts as no curvature."
         )
 
     @property

@@ -47,7 +47,8 @@ class UnconstrainedDensity:
         self.parts = []
         start, begin = 0, []
         for variable, (bijection, value) in values.items():
-            raw = bijection.inverseTransform(value.astype("float64"))
+            # In the dtype it was found in, whose rounding the checks allow for.
+            raw = bijection.inverseTransform(value).astype("float64")
             stop = start + size_of(raw.shape)
             self.parts.append(Part(variable, bijection, start, stop, raw.shape))
             begin.append(raw.asnumpy().ravel())

@@ -71,7 +71,7 @@ class TrainingLoop(GradLoop):
         finally:
             # From here on not `self.record`, which a run in another thread may set.
             record = self.record = training.record
-        if record.reason == "not finite":
+        if record.reason in ("not finite", "diverged"):
             # Out of this method, the loop and the host's `run`, to the line that called it.
             warnings.warn(record.message, TrainingStoppedWarning, stacklevel=4)
         return record

@@ -52,6 +52,12 @@ TOO_FAR = "the loss and the gradient before it were finite, so the update itself
 # How far a loss has to fall, in nats, for a run to be said not to have ended.
 WORTH_MENTIONING = 0.01
 
+# A run has diverged where each of so many losses is by this factor larger in size than the largest of the first ones:
+# a bad start is large at first, and noise does not last.
+DIVERGED_FOR = 50
+DIVERGED_BY = 1e6
+FIRST_LOSSES = 10
+
 # How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions by an error of
 # their own.
 FAILURES = (mx.base.MXNetError, InferenceError)
@@ -105,6 +111,7 @@ class Training:
         self._done = 0  # how many losses were read and found good
         self._error = None  # what a step raised
         self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
+        self._sound = None  # the newest snapshot at which the loss was of a size near that of the first ones
         self._reason, self._message = "running", "The run goes on."
         self._start = started
         self._checked = 0, time.perf_counter()  # the last check: after how many iterations, and when
@@ -182,6 +189,8 @@ class Training:
             trouble = self._bad_end()
         if trouble:
             self._step_back(trouble)
+        elif _has_diverged(self._losses[: self._done]):
+            self._leave_diverged()
         elif reason:
             self._end(reason)
         else:
@@ -240,8 +249,22 @@ class Training:
 
     def _keep_snapshot(self):
         self._snapshots = [*self._snapshots[-1:], (self._done, self._stepper.snapshot())]
+        if not self._done or abs(self._losses[self._done - 1]) <= _first_size(self._losses[: self._done]):
+            self._sound = self._snapshots[-1]
         if self._done:
             self._bar.update(self._done, self._losses[self._done - 1])
+
+    def _leave_diverged(self):
+        """Return to the parameters of the last sound loss."""
+        iteration, state = self._sound
+        self._stepper.restore(state)
+        self._reason = "diverged"
+        self._message = (
+            f"The loss is {self._losses[self._done - 1]:.3g} after {self._done} iterations, and was at most "
+            f"{_first_size(self._losses[: self._done]):.3g} in size at first: the run has diverged. The parameters are "
+            f"those after {iteration} iterations. Use a smaller learning rate; if the loss falls without end, look for "
+            "a variance that can go to zero, and give it a prior."
+        )
 
     def _adapt_stride(self):
         now = time.perf_counter()
@@ -319,6 +342,17 @@ class Training:
             flush()
             self._stepper.restore(self._newest_good_snapshot()[1])
         self._pending.clear()
+
+
+def _first_size(losses):
+    return 1 + np.abs(losses[:FIRST_LOSSES]).max()
+
+
+def _has_diverged(losses):
+    """Whether the last losses have all left the size that the first ones had by orders, upwards or downwards."""
+    if len(losses) < FIRST_LOSSES + DIVERGED_FOR:
+        return False
+    return bool(np.abs(losses[-DIVERGED_FOR:]).min() > DIVERGED_BY * _first_size(losses))
 
 
 def _checked_rate(rate, iteration):
