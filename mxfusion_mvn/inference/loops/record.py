@@ -21,8 +21,9 @@ class RunRecord:
 
     :param loss: NumPy array (iterations,) of float64: the loss before each update, finite.
     :param seconds: wall-clock time, of compiling too.
-    :param reason: why it stopped: ``max_iter``, ``not finite``, ``diverged``, ``interrupted`` or what the stop rule said,
-        such as ``converged``; ``running`` in the record that a checkpoint function gets, and ``error`` if something raised.
+    :param reason: why it stopped: ``max_iter``, ``not finite``, ``diverged``, ``interrupted`` or what the stop rule
+        said, such as ``converged``; ``running`` in the record that a checkpoint function gets, and ``error`` if
+        something raised.
     :param message: the same as a sentence.
     :param compiled: whether the objective was compiled.
     :param fallback_reason: why it was not although that was wanted, or why its steps are not to be trusted if it was;
