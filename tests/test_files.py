@@ -330,7 +330,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     refuses(with_host_map(), text, "`zip_filename`: .*text.zip cannot be read .*expected a file that save has written")
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("readme", "hello")
-    refuses(with_host_map(), tmp_path / "other.zip", "`zip_filename`: .*other.zip cannot be read .*version.json")
+    refuses(with_host_map(), tmp_path / "other.zip", "`zip_filename`: .*other.zip cannot be read .*entry 'readme'")
     with pytest.raises(FileNotFoundError):
         load(initialised(with_host_map()), tmp_path / "none.zip")
 

@@ -6,31 +6,38 @@ transformation each parameter is stored, and which bijection leads to each laten
 be read through whatever transformation the model has today, and mean something else.
 
 The host's load may change some parameters and then fail, and reads no file that was written under NetworkX 3.6 or later
-with an older one, nor the other way round. Here everything is checked before anything is changed, and both are read.
+with an older one, nor the other way round. Here everything is checked before anything is changed, and both are read. A
+file may be damaged or made up: it is no larger unpacked than what the inference expects, and nothing of it is executed.
 """
 
 import contextlib
+import io
 import json
+import numbers
 import os
-import tempfile
+import uuid as uuids
 import warnings
 import zipfile
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Optional
 
 from mxfusion_mvn.bijections import describe
 from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
 
+import mxnet as mx
 import networkx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.variables import VariableType
-from mxfusion.inference.inference_parameters import InferenceParameters
+from mxfusion.components.variables import Variable, VariableType
+from mxfusion.inference import Inference
 from mxfusion.models import FactorGraph, Posterior
 from mxfusion.util import serialization
 
 TRANSFORMATIONS = "transformations.json"
 _ENTRIES = serialization.FILENAMES
+# The names, headers and checksums around one array, and the text that every file has, take no more bytes than this.
+_AROUND_AN_ARRAY = 1024
+_ALWAYS = 1 << 16
 
 
 class _File(NamedTuple):
@@ -38,11 +45,10 @@ class _File(NamedTuple):
 
     name: str
     graphs: list
-    parameters: Dict[str, Any]
+    parameters: Dict[str, np.ndarray]
     constants: Dict[str, Any]
-    sizes: Dict[str, Any]
     configuration: Dict[str, Any]
-    transformations: Dict[str, str]
+    transformations: Optional[Dict[str, str]]
 
 
 def save(inference, zip_filename=serialization.DEFAULT_ZIP):
@@ -50,54 +56,62 @@ def save(inference, zip_filename=serialization.DEFAULT_ZIP):
     Save what an inference has learned.
 
     The host's ``Inference.load`` reads the file too, but looks at no transformation. A file of that name is replaced
-    when the new one is complete.
+    when the new one is complete and on the disk, so that several may save under one name while others load.
 
     :param inference: a host Inference that has been run, or loaded.
     :param zip_filename: where to.
-    :raises InferenceError: if there is nothing to save yet.
+    :raises InferenceError: if there is nothing to save yet, or for a name that is none.
+    :raises OSError: if the file cannot be written; one that was there is untouched.
     """
     _check_initialized(inference, "Call its run first.")
-    with tempfile.TemporaryDirectory() as folder:
-        temporary = os.path.join(folder, "inference.zip")
+    target = _path(zip_filename)
+    # In the same folder, or replacing would be copying; of its own name, for others may be saving there.
+    temporary = f"{target}.{uuids.uuid4().hex}.part"
+    try:
         with _quiet():
             inference.save(temporary)
         with zipfile.ZipFile(temporary, "a", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(TRANSFORMATIONS, json.dumps(_transformations(inference), indent=1))
-        with open(temporary, "rb") as source, open(f"{zip_filename}.part", "wb") as target:
-            target.write(source.read())
-    os.replace(f"{zip_filename}.part", zip_filename)
+            for name, content in _own_entries(inference).items():
+                archive.writestr(name, json.dumps(content, indent=1))
+        with open(temporary, "rb+") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
 
 
 def load(inference, zip_filename=serialization.DEFAULT_ZIP):
     """
     Load what another inference over the same model has learned; its parameters are then equal bit by bit.
 
-    As in the host the constants are loaded, too. A file of the host's own save is read as well, but says nothing about
-    transformations. If anything does not fit, the inference keeps the values it has.
+    As in the host sizes that follow from the data are loaded, too; all other constants have to be the same. A file of
+    the host's own save is read as well, but says nothing about transformations. If anything does not fit, the inference
+    keeps the values it has.
 
     :param inference: a host Inference, initialised: a run does that, or ``inference.initialize(X=X.shape)``.
     :param zip_filename: the file.
-    :raises InferenceError: if the inference is not initialised; if the file is of another kind, or from another model:
-        with other variables, shapes, dtypes, transformations or bijections.
+    :raises InferenceError: if the inference is not initialised; if the file is damaged or of another kind, or from
+        another model: with other variables, shapes, dtypes, transformations, bijections or constants; for parameters
+        that are not finite.
+    :raises OSError: if there is no such file, or it may not be opened.
     """
     _check_initialized(inference, "Call its initialize with the shapes of the data, such as initialize(X=X.shape).")
     with _quiet():
-        file = _read(zip_filename, inference.mxnet_context)
+        file = _read(_path(zip_filename), _limits(inference))
         today = _match(inference, file)
     _check_transformations(inference, file, today)
     _check_parameters(inference, file, today)
-    params = InferenceParameters.load_parameters(
-        uuid_map=today,
-        mxnet_parameters=file.parameters,
-        variable_constants={uuid: value for uuid, value in file.sizes.items() if uuid in today},
-        mxnet_constants={uuid: value for uuid, value in file.constants.items() if uuid in today},
-        context=inference.mxnet_context,
-        dtype=inference.dtype,
-        current_params=inference.params.param_dict,
-    )
-    params.update_constants({**inference.params.constants, **params.constants})
-    inference.params = params
+    sizes = _check_constants(inference, file, today)
+    for uuid, array in file.parameters.items():
+        inference.params.param_dict[today.get(uuid, uuid)].set_data(mx.nd.array(array, dtype=array.dtype))
+    inference.params.update_constants(sizes)
     inference.load_configuration(file.configuration, today)
+
+
+def _own_entries(inference):
+    """What is saved beside the host's entries: dict from the name of each to what is written as JSON."""
+    return {TRANSFORMATIONS: _transformations(inference)}
 
 
 def _transformations(inference):
@@ -125,33 +139,96 @@ def _description(variable):
     return f"{description} from {variable.factor.joint.name}[{variable.factor.start}] on"
 
 
-def _read(zip_filename, ctx):
-    try:
-        with zipfile.ZipFile(zip_filename) as archive:
-            version = json.loads(archive.read(_ENTRIES["version_file"]))["serialization_version"]
-            if version != serialization.SERIALIZATION_VERSION:
-                raise InferenceError(
-                    f"`zip_filename`: {zip_filename} has version {version}; expected "
-                    f"{serialization.SERIALIZATION_VERSION}. Load it with the MXFusion that wrote it."
-                )
-            return _File(
-                name=str(zip_filename),
-                graphs=_read_graphs(json.loads(archive.read(_ENTRIES["graphs"]))),
-                parameters=serialization.load_parameters(_ENTRIES["mxnet_params"], archive, context=ctx),
-                constants=serialization.load_parameters(_ENTRIES["mxnet_constants"], archive, context=ctx),
-                sizes=json.loads(archive.read(_ENTRIES["variable_constants"])),
-                configuration=json.loads(archive.read(_ENTRIES["configuration"])),
-                transformations=_read_transformations(archive),
-            )
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
+def _limits(inference):
+    """How many bytes an entry of a file of this inference can have, by its name."""
+    arrays = [value for value in inference.params.constants.values() if isinstance(value, mx.nd.NDArray)]
+    text = json.dumps([graph.as_json() for graph in inference.graphs], cls=serialization.ModelComponentEncoder)
+    # The names of the model are the same, its uuids as long; only a file of another model is far longer.
+    limits = dict.fromkeys((*_ENTRIES.values(), *_own_entries(inference)), _ALWAYS + 4 * len(text))
+    limits[TRANSFORMATIONS] += 4 * len(json.dumps(_transformations(inference)))
+    limits[_ENTRIES["mxnet_params"]] = _size_of(inference.params.param_dict.values())
+    limits[_ENTRIES["mxnet_constants"]] = _size_of(arrays)
+    return limits
+
+
+def _size_of(arrays):
+    sizes = [int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in arrays]
+    return sum(sizes) + _AROUND_AN_ARRAY * (len(sizes) + 1)
+
+
+def _read(zip_filename, limits):
+    with open(zip_filename, "rb") as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                return _content(zip_filename, _unpack(archive, limits))
+        except InferenceError:
+            raise
+        except Exception as error:  # zipfile, json, NumPy and the host each raise errors of many kinds
+            raise InferenceError(
+                f"`zip_filename`: {zip_filename} cannot be read ({type(error).__name__}: {error}); expected a file "
+                "that save has written. Check its name; if it is damaged, take another copy. Nothing was changed."
+            ) from error
+
+
+def _unpack(archive, limits):
+    """The entries by name, in bytes; refused before they are unpacked where they are none of ours, or too large."""
+    for entry in archive.infolist():
+        if entry.filename not in limits:
+            raise ValueError(f"it has an entry {entry.filename!r}")
+        _check_size(entry.filename, entry.file_size, limits[entry.filename])
+    content = {name: archive.read(name) for name in archive.namelist()}
+    missing = sorted(set(_ENTRIES.values()) - set(content))
+    if missing:
+        raise ValueError(f"it has no entry {missing[0]!r}")
+    for name in (_ENTRIES["mxnet_params"], _ENTRIES["mxnet_constants"]):
+        content[name] = _arrays(name, content[name], limits[name])
+    return content
+
+
+def _check_size(name, size, limit):
+    if size > limit:
+        raise ValueError(f"its {name} has {size} bytes unpacked, where this inference has no more than {limit}")
+
+
+def _arrays(name, content, limit):
+    """The arrays of an npz file by name."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _check_size(name, sum(entry.file_size for entry in archive.infolist()), limit)
+        return {entry[: -len(".npy")]: _array(archive.read(entry)) for entry in archive.namelist()}
+
+
+def _array(content):
+    """The array of an npy file, whose header may say anything: NumPy's own reader makes room for what it says."""
+    stream = io.BytesIO(content)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("it has arrays of an unknown version")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(stream)
+    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _content(zip_filename, entries):
+    texts = {name: json.loads(content) for name, content in entries.items() if not isinstance(content, dict)}
+    version = texts[_ENTRIES["version_file"]]["serialization_version"]
+    if version != serialization.SERIALIZATION_VERSION:
         raise InferenceError(
-            f"`zip_filename`: {zip_filename} cannot be read ({error}); expected a file that save has written. Check "
-            "its name. Nothing was changed."
-        ) from error
+            f"`zip_filename`: {zip_filename} has version {version}; expected "
+            f"{serialization.SERIALIZATION_VERSION}. Load it with the MXFusion that wrote it."
+        )
+    sizes = _mapping(texts[_ENTRIES["variable_constants"]])
+    return _File(
+        name=str(zip_filename),
+        graphs=_read_graphs(texts[_ENTRIES["graphs"]]),
+        parameters=entries[_ENTRIES["mxnet_params"]],
+        constants={**entries[_ENTRIES["mxnet_constants"]], **sizes},
+        configuration=_mapping(texts[_ENTRIES["configuration"]]),
+        transformations=_mapping(texts[TRANSFORMATIONS]) if TRANSFORMATIONS in texts else None,
+    )
 
 
-def _read_transformations(archive):
-    return json.loads(archive.read(TRANSFORMATIONS)) if TRANSFORMATIONS in archive.namelist() else {}
+def _mapping(value):
+    if not isinstance(value, dict):
+        raise ValueError(f"it has a {type(value).__name__} in place of names and values")
+    return value
 
 
 def _read_graphs(graphs):
@@ -185,10 +262,15 @@ def _match(inference, file):
 
 
 def _check_transformations(inference, file, today):
+    if file.transformations is None:  # a file of the host's
+        return
+    stored = {today[uuid]: text for uuid, text in file.transformations.items() if uuid in today}
     expected = _transformations(inference)
-    for uuid, description in file.transformations.items():
-        if uuid in today:
-            _check_same(inference, file, today[uuid], "transformation", description, expected.get(today[uuid], "none"))
+    matched = set(today.values())
+    for uuid in [*stored, *(uuid for uuid in expected if uuid not in stored)]:
+        if uuid in matched:
+            got, wanted = stored.get(uuid, "none"), expected.get(uuid, "none")
+            _check_same(inference, file, uuid, "transformation", got, wanted)
 
 
 def _check_parameters(inference, file, today):
@@ -201,8 +283,50 @@ def _check_parameters(inference, file, today):
                 f"{'one' if uuid in expected else 'none'}. Load it into the model that it was saved from. Nothing was "
                 "changed."
             )
-        _check_same(inference, file, uuid, "shape", stored[uuid].shape, expected[uuid].shape)
-        _check_same(inference, file, uuid, "dtype", stored[uuid].dtype, np.dtype(expected[uuid].dtype).type)
+        _check_array(inference, file, uuid, stored[uuid], expected[uuid])
+        bad = np.argwhere(~np.isfinite(stored[uuid]))
+        if len(bad):
+            index = tuple(int(i) for i in bad[0])
+            raise InferenceError(
+                f"{_shown(inference, uuid)}: got {stored[uuid][index]} at index {index} in {file.name}; expected "
+                "finite numbers. The run that was saved had failed: take a file from before. Nothing was changed."
+            )
+
+
+def _check_constants(inference, file, today):
+    """Refuse other constants than those of today; return the sizes that follow from data, which are taken over."""
+    shapes = [variable.shape or () for graph in inference.graphs for variable in graph.variables.values()]
+    are_sizes = {size.uuid for shape in shapes for size in shape if isinstance(size, Variable)}
+    constants = {today[uuid]: value for uuid, value in file.constants.items() if uuid in today}
+    for uuid, value in constants.items():
+        expected = inference.params.constants.get(uuid)
+        if uuid in are_sizes:
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                _check_same(inference, file, uuid, "size", repr(value), "an integer that is not negative")
+        elif isinstance(expected, mx.nd.NDArray) and isinstance(value, np.ndarray):
+            _check_array(inference, file, uuid, value, expected)
+            _check_value(inference, file, uuid, value, expected.asnumpy())
+        elif isinstance(value, numbers.Real) and isinstance(expected, numbers.Real):
+            _check_value(inference, file, uuid, value, expected)
+        else:
+            kinds = (type(kind).__name__ if kind is not None else "nothing" for kind in (value, expected))
+            _check_same(inference, file, uuid, "constant", *kinds)
+    return {uuid: value for uuid, value in constants.items() if uuid in are_sizes}
+
+
+def _check_array(inference, file, uuid, stored, expected):
+    _check_same(inference, file, uuid, "shape", stored.shape, expected.shape)
+    _check_same(inference, file, uuid, "dtype", stored.dtype.type, np.dtype(expected.dtype).type)
+
+
+def _check_value(inference, file, uuid, stored, expected):
+    """Hold a constant against that of today, both numbers or both arrays of one shape."""
+    stored, expected = np.asarray(stored), np.asarray(expected)
+    different = np.argwhere((stored != expected) & ~((stored != stored) & (expected != expected)))
+    if len(different):
+        index = tuple(different[0])
+        where = f"constant at index {tuple(int(i) for i in index)}" if stored.ndim else "constant"
+        _check_same(inference, file, uuid, where, stored[index].item(), expected[index].item())
 
 
 def _check_same(inference, file, uuid, what, stored, expected):
@@ -221,7 +345,21 @@ def _shown(inference, uuid):
     return f"`variable {uuid[:5]}`"
 
 
+def _path(zip_filename):
+    try:
+        return os.fsdecode(zip_filename)
+    except TypeError:
+        raise InferenceError(
+            f"`zip_filename`: got a {type(zip_filename).__name__}; expected the name of a file. Write 'inference.zip'."
+        ) from None
+
+
 def _check_initialized(inference, remedy):
+    if not isinstance(inference, Inference):
+        raise InferenceError(
+            f"`inference`: got a {type(inference).__name__}; expected a host Inference. Pass what "
+            "GradBasedInference(...) returned."
+        )
     if not inference._initialized:
         raise InferenceError(f"`inference`: got one without parameters; expected an initialised one. {remedy}")
 
