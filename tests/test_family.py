@@ -586,7 +586,7 @@ REFUSED = [
     ),
     (
         lambda: GaussianMixture(np.ones(2), np.zeros((2, 3)), shape=(3,)),
-        "`weights`: got weights that sum to 2; .* Divide",
+        "`weights`: got weights that sum to 2.0; .* Divide",
     ),
     (lambda: GaussianMixture(np.array([1.5, -0.5]), np.zeros((2, 3)), shape=(3,)), "`weights`: got -0.5 at index"),
     (
