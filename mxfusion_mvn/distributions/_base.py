@@ -206,6 +206,7 @@ class VectorDistribution(Distribution):
     def _arrays(self, edges, variables):
         """Inputs and random variable by name, aligned: (S or 1, B..., event)."""
         arrays = self._collect(edges, variables)
+        self._check_axes(arrays["random_variable"])
         self._check_sizes(arrays, arrays["random_variable"].shape[1:])
         self._check_samples(arrays, max(array.shape[0] for array in arrays.values()))
         return align_samples(arrays, self._event_axes())
@@ -222,6 +223,19 @@ class VectorDistribution(Distribution):
             elif len(dtypes) > 1:
                 arrays[name] = array.astype(max(dtypes, key=_bits), copy=False)
         return arrays
+
+    def _check_axes(self, value):
+        """Refuse data with other axes than declared: the host compares sizes only as far as both have axes."""
+        name, declared = self.outputs[0][1].name, self.outputs[0][1].shape
+        got = value.shape[1:]
+        # One vector may stand for all rows.
+        is_one = 0 < len(got) < len(declared) and got == tuple(declared[-len(got) :])
+        if len(got) != len(declared) and not is_one:
+            sizes = ", ".join(str(getattr(size, "name", None) or size) for size in declared)
+            expected = f"({sizes},)" if len(declared) == 1 else f"({sizes})"
+            is_column = len(got) == 1 and len(declared) == 2 and declared[1] == 1
+            cure = f"Write {name}.reshape(-1, 1)" if is_column else "Bring it into that shape"
+            raise InferenceError(f"`{name}`: got shape {got}; expected {expected}. {cure}.")
 
     def _check_sizes(self, arrays, shape):
         """Refuse what definition could not: the host knows no shape of what a function puts out, nor how many rows."""

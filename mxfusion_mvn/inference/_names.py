@@ -2,6 +2,24 @@
 """What to call the variables of a model: by their names, and those without one by what they feed."""
 
 import numpy as np
+from mxfusion.common.exceptions import ModelSpecificationError
+
+
+def check_names(graph):
+    """
+    Refuse a graph in which two variables have one name: a name that is assigned again keeps the variable before, too.
+
+    :param graph: a Model or Posterior.
+    :raises ModelSpecificationError: if there are two.
+    """
+    names = set()
+    for variable in graph.variables.values():
+        if variable.name is not None and variable.name in names:
+            raise ModelSpecificationError(
+                f"`{variable.name}`: got two variables of this name; expected one, because MXFusion keeps both and "
+                "counts both. It has been assigned twice: build the model anew, starting from model = Model()."
+            )
+        names.add(variable.name)
 
 
 def name_of(variable):

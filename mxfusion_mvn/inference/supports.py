@@ -7,7 +7,7 @@ not listed inherits the support of its base class, or is registered by :func:`re
 
 from mxfusion_mvn import bijections, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference._names import check_names, name_of
 
 import mxnet as mx
 from mxfusion.common.exceptions import ModelSpecificationError
@@ -66,6 +66,7 @@ def latent_variables(model, observed, supports=None, excluded=()):
     :raises ModelSpecificationError: as :func:`support_of`, for supports of what is not latent, and for observed
         variables that are none of the model's.
     """
+    check_names(model)
     _check_observed(model, observed)
     random = {v.uuid for v in model.get_latent_variables(variables_to_UUID(observed))}
     for name, variables in (("supports", supports or ()), ("excluded", excluded)):

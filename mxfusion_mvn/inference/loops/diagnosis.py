@@ -8,6 +8,7 @@ finite, the gradient is looked at.
 
 from contextlib import contextmanager
 
+from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.inference._laws import JointVariable
 from mxfusion_mvn.inference._names import name_of
 
@@ -126,6 +127,17 @@ def state_of(array, sample_axis=False):
     shown = index[1:] if sample_axis else index
     where = f" at index {shown}" if shown and value.size > 1 else ""
     return f"is {value[index]}{where}"
+
+
+def is_failed_factorisation(error):
+    """
+    Whether a matrix could not be factored.
+
+    :param error: an exception, of this package or MXNet's own.
+    :returns: a bool.
+    """
+    is_lapack = isinstance(error, mx.base.MXNetError) and "failed in lapack" in str(error)
+    return is_lapack or isinstance(error, NotPositiveDefiniteError)
 
 
 def reason_of(error):

@@ -10,6 +10,7 @@ import numbers
 import time
 import warnings
 
+from mxfusion_mvn.inference._names import check_names
 from mxfusion_mvn.inference.loops.batches import Subsample
 from mxfusion_mvn.inference.loops.diagnosis import Objective
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
@@ -116,6 +117,7 @@ class BatchLoop(TrainingLoop):
         """
         started = time.perf_counter()
         self.data = data
+        _check_names(infr_executor)
         iterations = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
@@ -177,6 +179,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         """
         started = time.perf_counter()
         self.data = data
+        _check_names(infr_executor)
         epochs = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
@@ -187,6 +190,11 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
 
     def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
         return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
+
+
+def _check_names(infr_executor):
+    for graph in infr_executor._infr_method.graphs:
+        check_names(graph)
 
 
 def _checked_count(name, value, least):

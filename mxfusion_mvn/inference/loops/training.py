@@ -35,8 +35,7 @@ import time
 from collections import deque
 from typing import NamedTuple, Optional
 
-from mxfusion_mvn.failure import NotPositiveDefiniteError
-from mxfusion_mvn.inference.loops.diagnosis import flush, reason_of, state_of
+from mxfusion_mvn.inference.loops.diagnosis import flush, is_failed_factorisation, reason_of, state_of
 from mxfusion_mvn.inference.loops.record import RunRecord, improvement
 
 import mxnet as mx
@@ -168,7 +167,7 @@ class Training:
 
     def _raise_if_at_once(self, error):
         """What is wrong from the start is an error of the user's, such as a wrong shape, and nothing is lost."""
-        if self._done + len(self._pending) == 0 and not isinstance(error, NotPositiveDefiniteError):
+        if self._done + len(self._pending) == 0 and not is_failed_factorisation(error):
             raise error
 
     def _next_check(self):
