@@ -53,7 +53,7 @@ def regression(likelihood, rows=None):
     model = Model()
     model.N = Variable()
     model.w = MultivariateNormal(0.0, 100.0, shape=(2,))
-    model.y = LIKELIHOODS[likelihood](linear(X.astype("float32"), model.w), (rows or model.N, 1))
+    model.y = LIKELIHOODS[likelihood](linear(X, model.w), (rows or model.N, 1))
     return model
 
 
@@ -110,7 +110,7 @@ def test_a_matrix_is_not_a_vector():
 def test_a_column_is_taken():
     model = regression("normal")
     inference = GradBasedInference(MAP(model, [model.y]), grad_loop=CompiledLoop())
-    inference.run(y=nd(Y[:, None]), learning_rate=0.1, max_iter=400)
+    inference.run(y=nd(Y[:, None], "float32"), learning_rate=0.1, max_iter=400)
     found = inference.params[inference.inference_algorithm.location(model.w)].asnumpy()
     np.testing.assert_allclose(found, np.linalg.solve(X.T @ X + 1e-4 * np.eye(2), X.T @ Y), atol=1e-3)
 
