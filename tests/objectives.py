@@ -187,10 +187,12 @@ def network(*layers, hybridize=True, priors=False):
     with net.name_scope():
         net.add(mx.gluon.nn.Dense(6, activation="tanh", flatten=False, in_units=3), *layers)
         net.add(mx.gluon.nn.Dense(1, flatten=False, in_units=6))
+    x = nd(VECTORS, "float32")
+    net.cast(x.dtype)
     net.initialize(mx.init.Xavier())
     if hybridize:
         net.hybridize()
-    net(nd(VECTORS, "float32"))
+    net(x)
     model = Model()
     model.X = Variable(shape=(N, 3))
     model.net = MXFusionGluonFunction(net, num_outputs=1, broadcastable=False)
