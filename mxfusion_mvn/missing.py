@@ -16,7 +16,7 @@ from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import broadcast_shapes
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.gaussian import LOG_2PI
-from mxfusion_mvn.statistics import rows_of_patterns
+from mxfusion_mvn.patterns import codes, masked_covariance
 
 import mxnet as mx
 import numpy as np
@@ -51,7 +51,7 @@ class PartlyObserved:
         self._value = mx.nd.where(self._mask, flat, mx.nd.zeros_like(flat))
         self._patterns = _Patterns(observed, shared=self._covariance.shape[1] == 1)
         self._masks = mx.nd.array(self._patterns.masks, dtype=value.dtype, ctx=value.context)
-        self._factor = factor(self._masked_covariance(), on_failure, name)
+        self._factor = factor(masked_covariance(self._covariance, self._masks), on_failure, name)
 
     def log_pdf(self):
         """
@@ -61,26 +61,11 @@ class PartlyObserved:
         """
         return self._log_pdf(self._residual()).reshape((self._extra + self._value_axes) or (1,))
 
-    def total(self, scales, counts):
-        """
-        The sum of the log densities of the vectors that the values stand for, those of row n being values - scale mean.
-
-        :param scales: NumPy array (N,).
-        :param counts: NumPy array (N,), how many vectors there are, for each pattern all together.
-        :returns: NDArray (E...,).
-        """
-        scales, counts = (arrays.as_array("scales", array, self._value) for array in (scales, counts))
-        mean = mx.nd.broadcast_mul(self._mean, scales.reshape((1, -1, 1)))
-        residual = mx.nd.broadcast_mul(mx.nd.broadcast_sub(self._value, mean), self._mask)
-        return mx.nd.sum(self._log_pdf(residual, counts), axis=-1)
-
-    def _log_pdf(self, residual, counts=None):
-        """Of masked residuals (S or 1, N, D), each for a number of vectors (N,), (S or 1, N)."""
+    def _log_pdf(self, residual):
+        """Of masked residuals (S or 1, N, D), (S or 1, N)."""
         whitened = self._by_pattern(linalg.solve_lower, residual)
         log_det = mx.nd.take(2 * linalg.log_abs_det(self._factor), self._index(), axis=1)
         normaliser = mx.nd.broadcast_add(log_det, LOG_2PI * mx.nd.sum(self._mask, axis=-1))
-        if counts is not None:
-            normaliser = mx.nd.broadcast_mul(normaliser, counts.expand_dims(0))
         return -0.5 * mx.nd.broadcast_add(mx.nd.sum(mx.nd.square(whitened), axis=-1), normaliser)
 
     def mean(self):
@@ -162,12 +147,6 @@ class PartlyObserved:
         """diag(m) (x - mean), (S, N, D)."""
         return mx.nd.broadcast_mul(mx.nd.broadcast_sub(self._value, self._mean), self._mask)
 
-    def _masked_covariance(self):
-        """C of each pattern, (S, K, D, D)."""
-        both = linalg.outer(self._masks, self._masks).expand_dims(0)
-        missing = linalg.from_diagonal(1 - self._masks).expand_dims(0)
-        return mx.nd.broadcast_add(mx.nd.broadcast_mul(self._covariance, both), missing)
-
     def _index(self):
         return mx.nd.array(self._patterns.index, dtype="int32", ctx=self._value.context)
 
@@ -192,31 +171,13 @@ class PartlyObserved:
         return mx.nd.where(mask, self._value.broadcast_to(filled.shape), filled)
 
 
-def total_of_observed(gaussian, value, on_failure=RAISE, name="covariance"):
-    """
-    The sum of the log densities of what was observed, from a few rows for each pattern of missing entries.
-
-    :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
-        (S or 1, 1).
-    :param value: NDArray (N, D), NaN where an entry is missing. It is read here.
-    :param on_failure: as in :class:`PartlyObserved`.
-    :param name: as in :class:`PartlyObserved`.
-    :returns: NDArray (S or 1,).
-    """
-    data = value.asnumpy()
-    _, index = np.unique(_codes(~np.isnan(data)), return_inverse=True)
-    rows, scale, counts = rows_of_patterns(data, index.reshape(-1))
-    partly = PartlyObserved(gaussian, rows, on_failure, name)
-    return partly.total(scale, counts)
-
-
 class _Patterns:
     """Which rows share a pattern, and which patterns are solved together."""
 
     def __init__(self, observed, shared):
         count = len(observed)
         if shared:
-            _, first, index = np.unique(_codes(observed), return_index=True, return_inverse=True)
+            _, first, index = np.unique(codes(observed), return_index=True, return_inverse=True)
             self.masks, self.index = observed[first], index.reshape(-1)
         else:
             self.masks, self.index = observed, np.arange(count)
@@ -234,13 +195,6 @@ class _Patterns:
             self.place[members[inside]] = offset + np.flatnonzero(inside.ravel())
             self.buckets.append((patterns, members))
             offset += members.size
-
-
-def _codes(observed):
-    """One number or byte string for each pattern: sorting rows of booleans takes longer than all the algebra."""
-    if observed.shape[1] <= 62:
-        return observed @ (1 << np.arange(observed.shape[1]))
-    return np.array([row.tobytes().hex() for row in np.packbits(observed, axis=1)])
 
 
 def _pick(array, index, samples):

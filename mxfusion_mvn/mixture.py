@@ -5,16 +5,18 @@ With l_k = log N(x; mean_k, Sigma_k) and m = max_k (l_k + log w_k), held constan
 
     log p(x) = m + log sum_k w_k exp(l_k - m)        P(k | x) = w_k exp(l_k) / p(x)
 
-The weights are not taken to the logarithm in the sum, so that the gradient exists where one of them is zero.
+The weights are not taken to the logarithm in the sum, so that the gradient exists where one of them is zero; the
+exponents, which are at most -log w_k, are cut where e^x would overflow, beyond the weights that have all their digits.
 """
 
 from mxfusion_mvn.axes import add, multiply, subtract
 from mxfusion_mvn.linalg import constant
 
 import mxnet as mx
+import numpy as np
 
-# e^80 is far from overflow in float32; only a weight below e^-80 is affected.
-_LARGEST_EXPONENT = 80.0
+# 1 / e^x is not an ordinary number of the dtype any more.
+_LARGEST_EXPONENT = {"float32": 88.0, "float64": 709.0}
 
 
 def log_pdf(value, weights, components):
@@ -24,7 +26,8 @@ def log_pdf(value, weights, components):
     :param value: x (B..., D), an NDArray.
     :param weights: (B..., K), summing to one.
     :param components: a :class:`~mxfusion_mvn.Gaussian` with leading axes (B..., K).
-    :returns: NDArray (B...), the broadcast of all leading axes but K.
+    :returns: NDArray (B...), the broadcast of all leading axes but K; -inf where the density underflows in each
+        component.
     """
     largest, terms = _terms(value, weights, components)
     return add(largest, mx.nd.log(mx.nd.sum(terms, axis=-1)))
@@ -63,7 +66,9 @@ def _terms(value, weights, components):
     log_pdf = components.log_pdf(value.expand_dims(-2))
     _check_count(weights, log_pdf.shape[-1])
     largest = mx.nd.max(constant(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
-    exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT)
+    name = np.dtype(log_pdf.dtype).name
+    largest = mx.nd.maximum(largest, float(np.finfo(name).min))  # a difference of two infinities would be NaN
+    exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT[name])
     return largest.reshape(largest.shape[:-1]), multiply(mx.nd.exp(exponent), weights)
 
 

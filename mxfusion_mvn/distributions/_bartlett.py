@@ -6,18 +6,23 @@ for the Wishart and L_X^-1 L for the inverse Wishart, both log densities are::
 
     log p(X) = nu (log |det C| - D/2 log 2) - (D + 1) log det L_X - 1/2 |C|_F^2 - log Gamma_D(nu / 2)
 
+With many degrees of freedom C_ii is near sqrt(nu), and terms of size nu log nu cancel. With E = C / sqrt(nu) they are
+taken out of all of them, and what is left is stationary at E = I::
+
+    log p(X) = nu sum_i (log E_ii - (E_ii^2 - 1) / 2) - 1/2 sum_i>j C_ij^2 - (D + 1) log det L_X
+               - (log Gamma_D(nu / 2) - D (nu/2 log nu/2 - nu/2))
+
 (Gupta and Nagar, Matrix Variate Distributions, 2000, definitions 3.2.1 and 3.4.1, with traces and determinants written
 by factors). Draws come from one triangular matrix A by Bartlett (1933), with standard normals below a diagonal of
 A_ii^2 ~ chi^2, and give the factor L_X of a draw together with it: nothing is factored but the scale.
 """
 
-import math
 from abc import abstractmethod
 
 from mxfusion_mvn import axes, checks, failure, linalg
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.distributions._special import log_multivariate_gamma
+from mxfusion_mvn.distributions._special import log_multivariate_gamma_excess
 
 import mxnet as mx
 import numpy as np
@@ -124,16 +129,22 @@ class BartlettDistribution(VectorDistribution):
             positive definite.
         :raises InferenceError: outside ``autograd.record()``, if the degrees of freedom are not greater than D - 1.
         """
-        dim = random_variable.shape[-1]
-        # First, for MXNet raises an old failure at whatever is read first, and a factorisation reports it by name.
+        dim, dtype = random_variable.shape[-1], random_variable.dtype
+        if not autograd.is_recording() and self._on_failure is None:  # nothing here is in a hurry, or to be repaired
+            random_variable = random_variable.astype("float64", copy=False)
+            matrix = {form: value.astype("float64", copy=False) for form, value in matrix.items()}
+        # First, because MXNet raises an old failure at whatever is read first; a factorisation reports it by name.
         value = self._factor_of(random_variable)
-        ratio = self._ratio(value, self._scale_factor(matrix, dim))
+        ratio = self._ratio(value, self._scale_factor(matrix, dim)).astype("float64", copy=False)
         self._check_freedom(degrees_of_freedom, dim)
-        freedom = degrees_of_freedom.reshape(degrees_of_freedom.shape[:-1])
-        log_pdf = axes.multiply(freedom, linalg.log_abs_det(ratio) - 0.5 * dim * math.log(2))
-        log_pdf = log_pdf - 0.5 * mx.nd.sum(mx.nd.square(ratio), axis=(-2, -1))
-        log_pdf = axes.subtract(log_pdf, (dim + 1) * linalg.log_abs_det(value))
-        return axes.subtract(log_pdf, log_multivariate_gamma(0.5 * degrees_of_freedom, dim))
+        freedom = degrees_of_freedom.astype("float64", copy=False)
+        pivots = mx.nd.abs(linalg.diagonal(ratio))
+        scaled = mx.nd.broadcast_div(pivots, mx.nd.sqrt(freedom))
+        kernel = mx.nd.broadcast_mul(mx.nd.log(scaled) - 0.5 * (scaled - 1) * (scaled + 1), freedom)
+        below = linalg.with_diagonal(mx.nd.zeros_like(pivots), ratio)
+        log_pdf = mx.nd.sum(kernel, axis=-1) - 0.5 * mx.nd.sum(mx.nd.square(below), axis=(-2, -1))
+        log_pdf = axes.subtract(log_pdf, (dim + 1) * linalg.log_abs_det(value).astype("float64", copy=False))
+        return axes.subtract(log_pdf, log_multivariate_gamma_excess(0.5 * freedom, dim)).astype(dtype, copy=False)
 
     def draw_samples_impl(self, degrees_of_freedom, rv_shape, num_samples=1, F=None, **matrix):
         """

@@ -6,6 +6,7 @@ that are already aligned: (S or 1, B..., event), all with the same number of bat
 """
 
 import inspect
+import math
 import numbers
 import sys
 from typing import Dict, Tuple
@@ -271,12 +272,18 @@ class VectorDistribution(Distribution):
         return self._rand_gen.sample_normal(shape=shape, dtype=like.dtype, ctx=ctx)
 
     def _gamma_noise(self, alpha):
-        """Gamma(alpha, 1) draws, one for each entry of alpha, from the factor's own generator, without gradients."""
+        """
+        Gamma(alpha, 1) draws, one for each entry of alpha, from the factor's own generator, without gradients.
+
+        They are NaN where alpha is not positive and finite. MXNet's sampler would never return there.
+        """
         alpha = constant(alpha)
+        ones = mx.nd.ones_like(alpha)
+        sound = (alpha > 0) * (alpha < float(np.finfo(alpha.dtype).max))
         drawn = self._rand_gen.sample_gamma(
-            alpha=alpha, beta=mx.nd.ones_like(alpha), shape=1, dtype=alpha.dtype, ctx=alpha.context
+            alpha=mx.nd.where(sound, alpha, ones), beta=ones, shape=1, dtype=alpha.dtype, ctx=alpha.context
         )
-        return drawn.reshape(alpha.shape)
+        return mx.nd.where(sound, drawn.reshape(alpha.shape), ones * math.nan)
 
     def _refuse_gradient(self, name, array):
         """Refuse to draw where a gradient would have to pass through MXNet's gamma draws, which give a silent zero."""

@@ -19,10 +19,11 @@ import math
 from mxfusion_mvn import checks, failure, linalg
 from mxfusion_mvn.distributions import _bartlett, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.distributions._special import log_gamma
+from mxfusion_mvn.distributions._special import log_gamma_excess
 from mxfusion_mvn.transformations import correlation_factor_defect
 
 import mxnet as mx
+import numpy as np
 from mxfusion.common.exceptions import InferenceError
 
 
@@ -71,10 +72,11 @@ class LKJCholesky(VectorDistribution):
         dim = random_variable.shape[-1]
         rows = mx.nd.arange(dim, dtype=concentration.dtype, ctx=concentration.context)
         shape = _shapes(concentration, rows)
-        exact = concentration.astype("float64")  # the log gammas cancel for a large concentration
-        peak = dim * log_gamma(exact + 0.5 * (dim - 1)).reshape(concentration.shape[:-1])
-        constant = peak - mx.nd.sum(log_gamma(_shapes(exact, rows.astype("float64"))), axis=-1)
-        constant = (constant - 0.25 * dim * (dim - 1) * math.log(math.pi)).astype(concentration.dtype)
+        # Each row but the first has Gamma(a_i + i / 2) / (Gamma(a_i) pi^(i / 2)).
+        halves = 0.5 * np.arange(dim)
+        exact = _shapes(concentration.astype("float64"), rows.astype("float64"))
+        powers = mx.nd.broadcast_mul(mx.nd.log(exact / math.pi), mx.nd.array(halves, dtype="float64", ctx=rows.context))
+        constant = mx.nd.sum(log_gamma_excess(exact, halves) + powers, axis=-1).astype(concentration.dtype)
         exponents = mx.nd.broadcast_mul(2 * shape - 2, rows > 0)  # the first row is fixed
         kernel = mx.nd.sum(mx.nd.broadcast_mul(exponents, mx.nd.log(linalg.diagonal(random_variable))), axis=-1)
         return mx.nd.broadcast_add(kernel, constant)

@@ -7,7 +7,8 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
-from mxfusion_mvn.missing import PartlyObserved, total_of_observed
+from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.patterns import total_of_observed
 from mxfusion_mvn.statistics import all_rows
 from mxfusion_mvn.summed import is_constant, reduced, total_of_rows
 

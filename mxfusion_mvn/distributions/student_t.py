@@ -6,20 +6,28 @@ With q = (x - mean)^T Sigma^-1 (x - mean) and nu degrees of freedom (Kotz and Na
 
     log p = log Gamma((nu + D)/2) - log Gamma(nu/2) - D/2 log(nu pi) - 1/2 log det Sigma - (nu + D)/2 log(1 + q/nu)
 
-A draw is mean + A z / sqrt(g), z standard normal, A A^T = Sigma and g ~ Gamma(nu/2) / (nu/2).
+For nu = inf it is the normal; all that is above 1e30 (float32), or 1e200, counts as such. A draw is
+mean + A z / sqrt(g), z standard normal, A A^T = Sigma and g ~ Gamma(nu/2) / (nu/2).
 """
 
 import math
+import numbers
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.axes import add, multiply, subtract
 from mxfusion_mvn.distributions import _forms, _inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.distributions._special import log_gamma
+from mxfusion_mvn.distributions._special import log_gamma_excess
 from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
+
+# More degrees of freedom than these change no digit; q / nu is still an ordinary number.
+_AS_INFINITE = {"float32": 1e30, "float64": 1e200}
+# Residuals beyond these are scaled before they are squared; q / nu is of size 1 or more, whatever nu is.
+_LARGEST = {name: math.sqrt(value) for name, value in _AS_INFINITE.items()}
 
 
 class MultivariateStudentT(VectorDistribution):
@@ -32,7 +40,7 @@ class MultivariateStudentT(VectorDistribution):
     Draws carry gradients for mean and scale matrix, but MXNet's gamma draws carry none for nu: asking for it is an
     error. The log density has the gradients of all.
 
-    :param degrees_of_freedom: nu, (B..., 1) or a number; positive.
+    :param degrees_of_freedom: nu, (B..., 1) or a number; positive, ``float("inf")`` for the normal.
     :param mean: (B..., D) or (B..., 1), or a number.
     :param covariance: Sigma (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity.
     :param precision: Sigma^-1, likewise.
@@ -70,7 +78,7 @@ class MultivariateStudentT(VectorDistribution):
         ctx=None,
     ):
         _inputs.refuse_numpy_mode()
-        freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
+        freedom = self._input("degrees_of_freedom", _finite(degrees_of_freedom), checks.check_positive, dtype, ctx)
         mean = self._input("mean", mean, None, dtype, ctx)
         form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
         matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
@@ -94,11 +102,11 @@ class MultivariateStudentT(VectorDistribution):
         # First, for MXNet raises an old failure at whatever is read first, and the factorisation reports it by name.
         log_det = gaussian.structure.log_det()
         freedom = self._freedom(degrees_of_freedom)
-        exact = freedom.astype("float64")  # the difference of the two log gammas cancels for many degrees of freedom
-        constant = log_gamma(0.5 * (exact + dim)) - log_gamma(0.5 * exact) - 0.5 * dim * mx.nd.log(math.pi * exact)
-        constant = subtract(constant.astype(freedom.dtype), 0.5 * log_det)
-        spread = mx.nd.log1p(multiply(gaussian.mahalanobis(random_variable), 1 / freedom))
-        return subtract(constant, multiply(0.5 * (freedom + dim), spread))
+        excess = log_gamma_excess(0.5 * freedom.astype("float64"), np.array([0.5 * dim]))
+        freedom = freedom.reshape(freedom.shape[:-1])
+        constant = excess.reshape(freedom.shape).astype(freedom.dtype) - 0.5 * dim * math.log(2 * math.pi)
+        constant = subtract(constant, 0.5 * log_det)
+        return subtract(constant, multiply(0.5 * (freedom + dim), self._spread(gaussian, random_variable, freedom)))
 
     def draw_samples_impl(self, degrees_of_freedom, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -118,9 +126,9 @@ class MultivariateStudentT(VectorDistribution):
         gaussian = self._gaussian(mean, matrix, rv_shape[-1])
         if self._policy() is not None:
             gaussian.structure.log_det()
-        self._freedom(degrees_of_freedom)
+        freedom = self._freedom(degrees_of_freedom)
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
-        half = (0.5 * degrees_of_freedom).broadcast_to((num_samples,) + rv_shape[:-1] + (1,))
+        half = (0.5 * freedom).broadcast_to((num_samples,) + rv_shape[:-1] + (1,))
         # A gamma draw of few degrees of freedom may underflow to 0; the noise divided by it would be infinite.
         smallest = float(np.finfo(half.dtype).tiny)
         scale = mx.nd.sqrt(mx.nd.maximum(self._gamma_noise(half), smallest) / half)
@@ -131,6 +139,32 @@ class MultivariateStudentT(VectorDistribution):
         return Gaussian(mean, _forms.structure(form, value, dim, self._policy(), self._full_name(form)))
 
     def _freedom(self, degrees_of_freedom):
+        freedom = mx.nd.minimum(degrees_of_freedom, _AS_INFINITE[np.dtype(degrees_of_freedom.dtype).name])
         if self._policy() is not None:
-            self._check_positive("degrees_of_freedom", degrees_of_freedom)
-        return degrees_of_freedom.reshape(degrees_of_freedom.shape[:-1])
+            self._check_positive("degrees_of_freedom", freedom)
+        return freedom
+
+    def _spread(self, gaussian, value, freedom):
+        """log(1 + q/nu), (S or 1, B...)."""
+        inverse = 1 / freedom
+        if autograd.is_recording():  # at such distances there is nothing to learn
+            return mx.nd.log1p(multiply(gaussian.mahalanobis(value), inverse))
+        name = np.dtype(value.dtype).name
+        whitened = gaussian.structure.whiten(subtract(value, gaussian.mean))
+        scale = mx.nd.max(mx.nd.abs(whitened), axis=-1, keepdims=True) / _LARGEST[name]
+        scale = mx.nd.minimum(mx.nd.maximum(scale, 1.0), float(np.finfo(name).max))
+        ratio = multiply(mx.nd.sum(mx.nd.square(mx.nd.broadcast_div(whitened, scale)), axis=-1), inverse)
+        scale = scale.reshape(scale.shape[:-1])
+        # log(1 + s^2 r) = log(s^-2 + r) + 2 log s
+        return add(mx.nd.log1p(add(ratio, mx.nd.square(1 / scale) - 1)), 2 * mx.nd.log(scale))
+
+
+def _finite(degrees_of_freedom):
+    """Infinitely many as a number that is taken for it."""
+    if isinstance(degrees_of_freedom, numbers.Real) and degrees_of_freedom == math.inf:
+        return _AS_INFINITE["float32"]
+    if isinstance(degrees_of_freedom, np.ndarray) and degrees_of_freedom.dtype.name in _AS_INFINITE:
+        return np.where(degrees_of_freedom == np.inf, _AS_INFINITE["float32"], degrees_of_freedom)
+    if type(degrees_of_freedom) is mx.nd.NDArray and np.dtype(degrees_of_freedom.dtype).name in _AS_INFINITE:
+        return mx.nd.minimum(degrees_of_freedom, _AS_INFINITE[np.dtype(degrees_of_freedom.dtype).name])
+    return degrees_of_freedom

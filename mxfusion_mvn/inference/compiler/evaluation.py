@@ -128,6 +128,7 @@ class Evaluations:
             with autograd.record():
                 loss, objective = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
         graph = trace.graph(loss, objective)
+        trace.release()  # what is compared with it next takes as much memory
         return trace, None if graph is None else _known(graph, _streams() != streams), loss, objective
 
     def _leaves(self, data):

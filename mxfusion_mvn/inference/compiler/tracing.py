@@ -80,6 +80,10 @@ class Trace:
                 return None
         return graph
 
+    def release(self):
+        """Let go of the arrays of the evaluation, to be called when nothing is to be noted any more."""
+        self._nodes, self._entries, self._kept = [], {}, []
+
     def holds(self, array):
         """
         Whether an array depends on a leaf or on random numbers.

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The total log density of Gaussian rows with missing entries, and its gradients in closed form.
+
+Of each pattern of missing entries there are a few rows r (:func:`~mxfusion_mvn.statistics.rows_of_patterns`) that stand
+for n vectors. With its mask m, whitened rows z and C as in :mod:`mxfusion_mvn.missing`, its total and gradients are::
+
+    C = diag(m) Sigma diag(m) + diag(1 - m) = L L^T        z = L^-1 r        a = L^-T z
+    f = -1/2 (sum |z|^2 + n (log det C + |m| log 2 pi))
+    df/dSigma = 1/2 diag(m) L^-T (sum z z^T - n I) L^-1 diag(m) = 1/2 (sum a a^T - n diag(m) C^-1 diag(m))
+    df/dmean = sum scale a
+
+They reach autograd as those of :mod:`mxfusion_mvn.surrogate` do. Where each row has a pattern of its own, matrices for
+all patterns are what takes the memory: there are three of them, C, L and C^-1. Patterns of many rows take the first
+form of the gradient, in which digits do not cancel, and have few matrices.
+"""
+
+from typing import NamedTuple
+
+from mxfusion_mvn import linalg
+from mxfusion_mvn.failure import factor
+from mxfusion_mvn.linalg import constant, is_differentiated
+from mxfusion_mvn.pairs import LOG_2PI
+from mxfusion_mvn.statistics import rows_of_patterns
+
+import mxnet as mx
+import numpy as np
+
+
+class Bucket(NamedTuple):
+    """
+    Patterns with about as many rows, as NumPy arrays.
+
+    Rows that fill up a pattern are zero, as are missing entries.
+    """
+
+    masks: np.ndarray  # (K, D)
+    rows: np.ndarray  # (K, R, D)
+    scales: np.ndarray  # (K, R)
+    counts: np.ndarray  # (K,)
+
+
+def total_of_observed(gaussian, value, on_failure, name):
+    """
+    The sum of the log densities of what was observed.
+
+    :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
+        (S or 1, 1).
+    :param value: NDArray (N, D), NaN where an entry is missing. It is read here.
+    :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`, or
+        None not to look.
+    :param name: what to call the covariance in messages.
+    :returns: NDArray (S or 1,).
+    """
+    covariance, mean = gaussian.structure.dense(), gaussian.mean
+    dim = value.shape[-1]
+    covariance, mean = covariance.reshape((-1, 1, dim, dim)), mean.reshape((-1, 1, 1, mean.shape[-1]))
+    wanted = is_differentiated(covariance), is_differentiated(mean)
+    total, gradients = 0, [0, 0]
+    for bucket in buckets_of(value.asnumpy()):
+        block = _Block(bucket, constant(covariance), constant(mean), on_failure, name)
+        total = total + block.total()
+        for i, gradient in enumerate((block.covariance_gradient, block.mean_gradient)):
+            if wanted[i]:
+                gradients[i] = gradients[i] + gradient()
+    for array, gradient, is_wanted in zip((covariance, mean), gradients, wanted):
+        if is_wanted:
+            gradient = gradient.reshape((gradient.shape[0], 1) + (1,) * (4 - 1 - gradient.ndim) + gradient.shape[1:])
+            term = mx.nd.sum(mx.nd.broadcast_mul(array, gradient), axis=(1, 2, 3))
+            total = total + (term - constant(term))
+    return total
+
+
+def buckets_of(value):
+    """
+    The patterns of missing entries.
+
+    :param value: NumPy array (N, D), NaN where an entry is missing.
+    :returns: a list of :class:`Bucket`; numbers of rows within a factor of two are together.
+    """
+    _, index = np.unique(codes(~np.isnan(value)), return_inverse=True)
+    rows, scales, counts = rows_of_patterns(value, index.reshape(-1))
+    starts = np.flatnonzero(counts)
+    sizes = np.diff(np.append(starts, len(rows)))
+    rounded = np.ceil(np.log2(sizes)).astype(int)
+    chosen = [rounded == width for width in np.unique(rounded)]
+    return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chosen]
+
+
+def _bucket(rows, scales, counts, starts, sizes):
+    steps = np.arange(sizes.max())
+    inside = steps < sizes[:, None]
+    members = starts[:, None] + np.where(inside, steps, 0)
+    masks = ~np.isnan(rows[starts])
+    filled = np.where(inside[:, :, None] & masks[:, None], rows[members], 0.0)
+    return Bucket(masks.astype(float), filled, np.where(inside, scales[members], 0.0), counts[starts])
+
+
+def codes(observed):
+    """
+    One number or string for each pattern: sorting rows of booleans takes longer than all the algebra.
+
+    :param observed: NumPy array (N, D) of booleans.
+    :returns: NumPy array (N,).
+    """
+    if observed.shape[1] <= 62:
+        return observed @ (1 << np.arange(observed.shape[1]))
+    return np.array([row.tobytes().hex() for row in np.packbits(observed, axis=1)])
+
+
+def masked_covariance(covariance, masks):
+    """
+    C of each pattern: the rows and columns that are missing replaced by those of the identity.
+
+    :param covariance: NDArray (S, 1 or K, D, D).
+    :param masks: NDArray (K, D).
+    :returns: NDArray (S, K, D, D).
+    """
+    masks = masks.expand_dims(0)
+    rows = mx.nd.broadcast_mul(covariance, masks.expand_dims(-1))
+    # Computed from the covariance, the identity is no constant, of which a compiled program would keep a copy.
+    ones = mx.nd.broadcast_add(1 - masks, 0 * constant(linalg.diagonal(covariance)))
+    if is_differentiated(covariance):
+        return mx.nd.broadcast_mul(rows, masks.expand_dims(-2)) + linalg.from_diagonal(ones)
+    mx.nd.broadcast_mul(rows, masks.expand_dims(-2), out=rows)
+    return mx.nd.elemwise_add(rows, linalg.from_diagonal(ones), out=rows)
+
+
+class _Block:
+    """A bucket on arrays that pass no gradient on; of covariance (S or 1, 1, D, D) and mean (S or 1, 1, 1, D or 1)."""
+
+    def __init__(self, bucket, covariance, mean, on_failure, name):
+        masks, rows, scales, counts = (mx.nd.array(a, dtype=mean.dtype, ctx=mean.context) for a in bucket)
+        self._masks, self._scales, self._counts = masks, scales, counts
+        blocks = masked_covariance(covariance, masks)
+        if on_failure is None:
+            self._factor = mx.nd.linalg.potrf(blocks, out=blocks)
+        else:
+            self._factor = factor(blocks, on_failure, name)
+        expected = mx.nd.broadcast_mul(mean, scales.expand_dims(-1).expand_dims(0))
+        residual = mx.nd.broadcast_mul(mx.nd.broadcast_sub(rows.expand_dims(0), expected), masks.expand_dims(1))
+        self._samples = max(self._factor.shape[0], residual.shape[0])
+        self._flat = _flat(self._factor, self._samples)
+        self._whitened = linalg.solve_lower(self._flat, _flat(residual, self._samples))
+
+    def total(self):
+        """f of each sample, (S,)."""
+        log_det = 2 * linalg.log_abs_det(self._factor)
+        observed = LOG_2PI * mx.nd.sum(self._masks, axis=-1)
+        normaliser = mx.nd.broadcast_mul(mx.nd.broadcast_add(log_det, observed), self._counts.expand_dims(0))
+        squares = mx.nd.sum(mx.nd.square(self._whitened).reshape((self._samples, -1)), axis=-1)
+        return -0.5 * mx.nd.broadcast_add(squares, mx.nd.sum(normaliser, axis=-1))
+
+    def covariance_gradient(self):
+        """df/dSigma, (S, D, D)."""
+        dim, rows = self._masks.shape[-1], self._scales.shape[-1]
+        counts = mx.nd.broadcast_mul(self._counts.expand_dims(-1), mx.nd.ones_like(self._masks))
+        if rows > dim:
+            gram = linalg.gram(self._whitened).reshape((self._samples, -1, dim, dim))
+            excess = mx.nd.broadcast_sub(gram, linalg.from_diagonal(counts).expand_dims(0))
+            gradient = linalg.solve_columns(self._flat, excess.reshape((-1, dim, dim)), 0.5)
+            gradient = linalg.solve_upper(self._flat, gradient).reshape((self._samples, -1, dim, dim)).sum(axis=1)
+        else:
+            inverse = mx.nd.linalg.potri(self._factor).reshape((self._factor.shape[0], -1, dim * dim))
+            weights = self._counts.reshape((1, 1, -1)).broadcast_to((len(inverse), 1, len(self._counts)))
+            inverse = mx.nd.linalg.gemm2(weights, inverse).reshape((-1, dim, dim))
+            gram = linalg.gram(self._solved().reshape((self._samples, -1, dim)))
+            gradient = 0.5 * mx.nd.broadcast_sub(gram, inverse)
+        # What is missing has nothing but the -n I of the identity in C.
+        missing = mx.nd.sum(0.5 * counts * (1 - self._masks), axis=0)
+        return mx.nd.broadcast_add(gradient, linalg.from_diagonal(missing).expand_dims(0))
+
+    def mean_gradient(self):
+        """df/dmean, (S, D)."""
+        solved = self._solved().reshape((self._samples,) + self._scales.shape + (-1,))
+        scaled = mx.nd.broadcast_mul(solved, self._scales.expand_dims(-1).expand_dims(0))
+        return mx.nd.sum(scaled, axis=(1, 2))
+
+    def _solved(self):
+        """a, (S K, R, D)."""
+        return linalg.solve_upper(self._flat, self._whitened)
+
+
+def _flat(array, samples):
+    """The axes of samples and patterns as one."""
+    if array.shape[0] != samples:
+        array = array.broadcast_to((samples,) + array.shape[1:])
+    return array.reshape((-1,) + array.shape[2:])
