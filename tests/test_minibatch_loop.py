@@ -216,7 +216,6 @@ def test_the_run_is_recorded_by_batches(data):
     record = inference.run(X=nd(data), max_iter=7)
     assert record.iterations == 21
     assert rates == list(range(21))
-    assert loop.data[0].shape == (N, D)
 
 
 def test_the_model_is_left_with_the_whole_data(data):

@@ -12,6 +12,7 @@ from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.functions import SampledFunction
 from mxfusion_mvn.inference._host_draws import draw, insert_axes
 from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.last_runs import last_run_of
 
 import mxnet as mx
 import numpy as np
@@ -31,8 +32,8 @@ class FinishedInference:
     The model and the posterior of an inference, with the values learned so far.
 
     :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
-    :param data: the observed variables by name, NDArrays or NumPy arrays. With none, those of the last run if its loop
-        keeps them, as the loops of this package do; else there is no data.
+    :param data: the observed variables by name, NDArrays or NumPy arrays. With none, those of its own last run,
+        if that was by a loop of this package; else there is no data.
     :raises InferenceError: if the inference has not been run, has latent variables but no posterior, or is given data
         that does not fit its observed variables.
     """
@@ -163,14 +164,14 @@ class FinishedInference:
     def _data(self, data):
         names = [variable.name for variable in self.observed]
         if not data:
-            kept = getattr(getattr(self.inference, "_grad_loop", None), "data", None)
-            data = dict(zip(names, kept)) if isinstance(kept, (list, tuple)) else {}
-        if data and set(data) != set(names):
+            kept = last_run_of(self.inference).data
+            return [(variable, kept[variable.uuid]) for variable in self.observed if variable.uuid in kept]
+        if set(data) != set(names):
             raise InferenceError(
                 f"`data`: got {', '.join(sorted(data))}; expected the observed variables {', '.join(names)}. Pass each "
                 "by its name, or none of them."
             )
-        return [(variable, self._as_ndarray(data[variable.name])) for variable in self.observed if data]
+        return [(variable, self._as_ndarray(data[variable.name])) for variable in self.observed]
 
     def _as_ndarray(self, value):
         if isinstance(value, mx.nd.NDArray):

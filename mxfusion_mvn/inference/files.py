@@ -23,6 +23,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from mxfusion_mvn.bijections import describe
 from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.last_runs import remember
 
 import mxnet as mx
 import networkx
@@ -105,6 +106,7 @@ def load(inference, zip_filename=serialization.DEFAULT_ZIP):
     sizes = _check_constants(inference, file, today)
     for uuid, array in file.parameters.items():
         inference.params.param_dict[today.get(uuid, uuid)].set_data(mx.nd.array(array, dtype=array.dtype))
+    remember(inference.params.param_dict, {})  # what was learned from other data than its last run had
     inference.params.update_constants(sizes)
     inference.load_configuration(file.configuration, today)
 

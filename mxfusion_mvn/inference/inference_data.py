@@ -32,8 +32,8 @@ def to_arviz(inference, num_samples=1000, **data):
 
     :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
     :param num_samples: S, the number of draws in each group. They come from MXNet's generator.
-    :param data: the observed variables by name, NDArrays or NumPy arrays; with none, those of the last run if its loop
-        keeps them, as the loops of this package do.
+    :param data: the observed variables by name, NDArrays or NumPy arrays; with none, those of its own last run, if
+        that was by a loop of this package.
     :returns: ``arviz.InferenceData``. The axes of arrays go by the names of the size Variables in their shapes.
     :raises ImportError: if ArviZ is not installed.
     :raises InferenceError: as :func:`~mxfusion_mvn.inference.summary` does, and for data that does not fit.

@@ -17,6 +17,7 @@ from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
 from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference.last_runs import remember
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.posteriors import set_block
 from mxfusion_mvn.inference.supports import latent_variables
@@ -64,8 +65,8 @@ class LaplaceApproximation:
     :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
         zero; None for those below the error of the differences they are computed from. The curvature of a coordinate
         counts as zero, too, if its deviation is above 1e6 max(1, its size): choose other units.
-    :param data: the observed variables by name; with none, those of the last run if its loop keeps them, as the loops
-        of this package do.
+    :param data: the observed variables by name; with none, those of its own last run, if that was by a loop of this
+        package.
     :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
         finite where MAP ended.
     :warns SingularHessianWarning: if there are directions without curvature.
@@ -210,11 +211,9 @@ class LaplaceApproximation:
             sizes = [part.stop - part.start for part in self._density.parts if part.variable in block]
             set_block(posterior, number, block, bijections, sizes, self._law(index, map_inference.dtype))
         algorithm = StochasticVariationalInference(1, finished.model, posterior, finished.observed)
-        loop = BatchLoop()
-        loop.data = [finished.data[variable.uuid] for variable in finished.observed]  # for summaries and ArviZ
         inference = GradBasedInference(
             algorithm,
-            grad_loop=loop,
+            grad_loop=BatchLoop(),
             constants=dict(map_inference.params.constants),
             dtype=map_inference.dtype,
             context=map_inference.mxnet_context,
@@ -226,6 +225,7 @@ class LaplaceApproximation:
         for uuid, parameter in inference.params.param_dict.items():
             if uuid in map_inference.params.param_dict:
                 parameter.set_data(map_inference.params.param_dict[uuid].data())
+        remember(inference.params.param_dict, finished.data)  # for summaries and ArviZ
         return inference
 
     def _law(self, index, dtype):

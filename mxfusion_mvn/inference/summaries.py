@@ -85,7 +85,8 @@ def summary(inference, num_samples=1000, **data):
 
     :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
     :param num_samples: how many draws from the posterior. They come from MXNet's generator.
-    :param data: the observed variables by name, where the posterior depends on them and the loop does not keep them.
+    :param data: the observed variables by name, where the posterior depends on them and the last run was not by a
+        loop of this package.
     :returns: :class:`Summary`.
     :raises InferenceError: if the inference has not been run, or its algorithm has no posterior.
     """

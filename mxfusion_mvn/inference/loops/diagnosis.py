@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.inference._laws import JointVariable
 from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.last_runs import remember
 
 import mxnet as mx
 import numpy as np
@@ -49,6 +50,15 @@ class Objective:
         :returns: NDArray (1,), not waited for.
         """
         return self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)[0]
+
+    def remember(self, data, record=None):
+        """
+        Keep what belongs to the inference of this run.
+
+        :param data: list of NDArrays.
+        :param record: the :class:`~mxfusion_mvn.inference.RunRecord`, None while the run goes on.
+        """
+        remember(self._param_dict, dict(zip(self._executor._data_def, data)), record)
 
     def parameter_name(self, uuid):
         """

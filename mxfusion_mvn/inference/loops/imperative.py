@@ -37,7 +37,7 @@ class TrainingLoop(GradLoop):
     :param check_every: how often these two are called, and at least how often losses and parameters are read.
     :raises InferenceError: for options of the wrong kind.
 
-    ``data`` holds the data of the last run, ``record`` its record, also where the run ended in an exception.
+    ``record`` is the record of the last run of the loop, of whichever inference, also where it ended in an exception.
     """
 
     def __init__(self, *, schedule=None, stop=None, checkpoint=None, check_every=50):
@@ -51,11 +51,11 @@ class TrainingLoop(GradLoop):
         self.stop = stop
         self.checkpoint = checkpoint
         self.check_every = _checked_count("check_every", check_every, 1)
-        self.data = None
         self.record = None
 
-    def _train(self, stepper, objective, rate, iterations, verbose, started):
+    def _train(self, stepper, objective, data, rate, iterations, verbose, started):
         """Run the driver; warn if the run stopped because something was not finite."""
+        objective.remember(data)
         training = Training(
             stepper=stepper,
             objective=objective,
@@ -72,6 +72,7 @@ class TrainingLoop(GradLoop):
         finally:
             # From here on not `self.record`, which a run in another thread may set.
             record = self.record = training.record
+            objective.remember(data, record)
         if record.reason in ("not finite", "diverged"):
             # Out of this method, the loop and the host's `run`, to the line that called it.
             warnings.warn(record.message, TrainingStoppedWarning, stacklevel=4)
@@ -116,13 +117,12 @@ class BatchLoop(TrainingLoop):
         :returns: a :class:`~mxfusion_mvn.inference.RunRecord`.
         """
         started = time.perf_counter()
-        self.data = data
         _check_names(infr_executor)
         iterations = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
         objective = Objective(infr_executor, param_dict, ctx)
-        return self._train(stepper, objective, optimizer.learning_rate, iterations, verbose, started)
+        return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
 
     def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):
         return ImperativeStepper(infr_executor, data, param_dict, ctx, optimizer)
@@ -178,7 +178,6 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         :raises InferenceError: if the model cannot be subsampled, ``batch_size`` exceeds N or ``rv_scaling`` is wrong.
         """
         started = time.perf_counter()
-        self.data = data
         _check_names(infr_executor)
         epochs = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
@@ -186,7 +185,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)
         objective = Objective(infr_executor, param_dict, ctx)
         iterations = epochs * subsample.batches.steps_per_epoch
-        return self._train(stepper, objective, optimizer.learning_rate, iterations, verbose, started)
+        return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
 
     def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
         return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
