@@ -131,7 +131,9 @@ def test_no_iterations(data):
 def test_a_run_that_has_arrived_says_so():
     inference = map_inference(BatchLoop(), "float64", variance_model(1.0))
     record = inference.run(X=nd(ROWS), max_iter=250, learning_rate=0.1, optimizer="sgd")
-    assert record.message == "All 250 iterations are done; the loss did not fall clearly over the last 100."
+    assert record.message == (
+        "All 250 iterations are done; the loss has levelled off: it did not fall clearly over the last 100."
+    )
 
 
 # Progress

@@ -13,7 +13,7 @@ from mxfusion_mvn import (
     Wishart,
     bijections,
 )
-from mxfusion_mvn.inference import MAP, create_Gaussian_meanfield, register_support, support_of, supports
+from mxfusion_mvn.inference import MAP, create_Gaussian_meanfield, register_support, support_of, supports, unregister_support
 
 import numpy as np
 import pytest
@@ -111,10 +111,10 @@ def model_with(declare):
 @pytest.fixture
 def registry():
     """The registered supports, put back afterwards."""
-    before = dict(supports._SUPPORTS)
-    yield supports._SUPPORTS
-    supports._SUPPORTS.clear()
-    supports._SUPPORTS.update(before)
+    before = dict(supports._REGISTERED)
+    yield supports._REGISTERED
+    supports._REGISTERED.clear()
+    supports._REGISTERED.update(before)
 
 
 @pytest.mark.parametrize("name", sorted(DISTRIBUTIONS))
@@ -233,6 +233,19 @@ def test_a_subclass_inherits_the_support_and_can_have_its_own(registry):
     assert isinstance(support_of(variable), bijections.Positive)
     register_support(Derived, bijections.Interval(0, 10))
     assert isinstance(support_of(variable), bijections.Interval)
+
+
+@pytest.mark.parametrize("name", ["MultivariateNormal", "host Gamma"])
+def test_a_registration_can_be_taken_back(name, registry):
+    variable = model_with(DISTRIBUTIONS[name][0]).v
+    distribution = type(variable.factor)
+    first = support_of(variable)
+    register_support(distribution, bijections.Interval(-1, 1))
+    assert isinstance(support_of(variable), bijections.Interval)
+    unregister_support(distribution)
+    assert support_of(variable) is first
+    with pytest.raises(ModelSpecificationError, match="`distribution`: got .*; expected one that was registered"):
+        unregister_support(distribution)
 
 
 def test_a_support_that_is_given_goes_first():

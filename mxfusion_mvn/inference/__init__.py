@@ -19,7 +19,7 @@ from mxfusion_mvn.inference.posteriors import (
     unconstrained_gaussian,
 )
 from mxfusion_mvn.inference.summaries import summary
-from mxfusion_mvn.inference.supports import register_support, support_of
+from mxfusion_mvn.inference.supports import register_support, support_of, unregister_support
 
 __all__ = [
     "BatchLoop",
@@ -44,4 +44,5 @@ __all__ = [
     "support_of",
     "to_arviz",
     "unconstrained_gaussian",
+    "unregister_support",
 ]

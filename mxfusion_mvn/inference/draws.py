@@ -45,6 +45,9 @@ class FinishedInference:
             )
         algorithm = inference.inference_algorithm
         self.inference = inference
+        self._last_run = last_run_of(inference.params.param_dict)
+        #: How its last run ended, an :class:`~mxfusion_mvn.inference.last_runs.Ending`; None if that is not known.
+        self.ending = self._last_run.ending
         self.model = algorithm.model
         self.observed = [self.model[uuid] for uuid in algorithm.observed_variable_UUIDs]
         known = {variable.uuid for variable in self.observed}
@@ -164,7 +167,7 @@ class FinishedInference:
     def _data(self, data):
         names = [variable.name for variable in self.observed]
         if not data:
-            kept = last_run_of(self.inference).data
+            kept = self._last_run.data
             return [(variable, kept[variable.uuid]) for variable in self.observed if variable.uuid in kept]
         if set(data) != set(names):
             raise InferenceError(

@@ -23,7 +23,7 @@ from typing import Any, Dict, NamedTuple, Optional
 from mxfusion_mvn.bijections import describe
 from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
-from mxfusion_mvn.inference.last_runs import remember
+from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
 
 import mxnet as mx
 import networkx
@@ -35,6 +35,7 @@ from mxfusion.models import FactorGraph, Posterior
 from mxfusion.util import serialization
 
 TRANSFORMATIONS = "transformations.json"
+LAST_RUN = "last_run.json"
 _ENTRIES = serialization.FILENAMES
 # The names, headers and checksums around one array, and the text that every file has, take no more bytes than this.
 _AROUND_AN_ARRAY = 1024
@@ -50,6 +51,7 @@ class _File(NamedTuple):
     constants: Dict[str, Any]
     configuration: Dict[str, Any]
     transformations: Optional[Dict[str, str]]
+    ending: Optional[Ending]
 
 
 def save(inference, zip_filename=serialization.DEFAULT_ZIP):
@@ -106,14 +108,15 @@ def load(inference, zip_filename=serialization.DEFAULT_ZIP):
     sizes = _check_constants(inference, file, today)
     for uuid, array in file.parameters.items():
         inference.params.param_dict[today.get(uuid, uuid)].set_data(mx.nd.array(array, dtype=array.dtype))
-    remember(inference.params.param_dict, {})  # what was learned from other data than its last run had
+    remember(inference.params.param_dict, {}, file.ending)  # what was learned from other data than its last run had
     inference.params.update_constants(sizes)
     inference.load_configuration(file.configuration, today)
 
 
 def _own_entries(inference):
     """What is saved beside the host's entries: dict from the name of each to what is written as JSON."""
-    return {TRANSFORMATIONS: _transformations(inference)}
+    ending = last_run_of(inference.params.param_dict).ending
+    return {TRANSFORMATIONS: _transformations(inference), LAST_RUN: ending and ending._asdict()}
 
 
 def _transformations(inference):
@@ -224,7 +227,17 @@ def _content(zip_filename, entries):
         constants={**entries[_ENTRIES["mxnet_constants"]], **sizes},
         configuration=_mapping(texts[_ENTRIES["configuration"]]),
         transformations=_mapping(texts[TRANSFORMATIONS]) if TRANSFORMATIONS in texts else None,
+        ending=_ending(texts.get(LAST_RUN)),
     )
+
+
+def _ending(value):
+    if value is None:
+        return None
+    ending = Ending(**_mapping(value))
+    if not isinstance(ending.message, str) or not isinstance(ending.has_arrived, bool):
+        raise ValueError(f"its {LAST_RUN} is none")
+    return ending
 
 
 def _mapping(value):

@@ -27,6 +27,9 @@ def to_arviz(inference, num_samples=1000, **data):
     ``arviz.psislw(idata.sample_stats.log_weight.values.ravel())`` says how good the posterior is: its k below 0.7.
     The draws are independent, so that diagnostics of Markov chains have nothing to say here.
 
+    How the last run ended, by a loop of this package, is in the attributes ``run_ended``, a sentence, and
+    ``run_has_arrived``, 1 if its loss had levelled off and 0 if not, of the posterior.
+
     After MAP all draws of the posterior are equal, and there is no log_weight. Without data there is a posterior only.
     What cannot be had (not every law can be drawn from) is left out with a warning that gives the reason.
 
@@ -35,7 +38,7 @@ def to_arviz(inference, num_samples=1000, **data):
     :param data: the observed variables by name, NDArrays or NumPy arrays; with none, those of its own last run, if
         that was by a loop of this package.
     :returns: ``arviz.InferenceData``. The axes of arrays go by the names of the size Variables in their shapes.
-    :raises ImportError: if ArviZ is not installed.
+    :raises ImportError: if ArviZ is not installed, or cannot be imported; the message says which.
     :raises InferenceError: as :func:`~mxfusion_mvn.inference.summary` does, and for data that does not fit.
     """
     arviz = _import_arviz()
@@ -50,7 +53,12 @@ def to_arviz(inference, num_samples=1000, **data):
             "to_arviz has no data, and so makes a posterior only. Pass the observed variables by name, as to run.",
             stacklevel=2,
         )
-    return arviz.InferenceData(**{group: _dataset(arviz, group, arrays) for group, arrays in groups.items() if arrays})
+    datasets = {group: _dataset(arviz, group, arrays) for group, arrays in groups.items() if arrays}
+    if finished.ending is not None and "posterior" in datasets:
+        datasets["posterior"].attrs.update(
+            run_ended=finished.ending.message, run_has_arrived=int(finished.ending.has_arrived)
+        )
+    return arviz.InferenceData(**datasets)
 
 
 def _densities(finished, draws, num_samples):
@@ -126,7 +134,10 @@ def _import_arviz():
     try:
         import arviz
     except ImportError as error:
+        is_missing = isinstance(error, ModuleNotFoundError) and error.name == "arviz"
+        what = "is not installed" if is_missing else f"is installed, but cannot be imported ({error})"
+        remedy = "Install it" if is_missing else "Install versions that fit together"
         raise ImportError(
-            "to_arviz needs ArviZ, which is not installed. Install it with: pip install 'mxfusion-mvn[arviz]'"
+            f"to_arviz needs ArviZ, which {what}. {remedy} with: pip install 'mxfusion-mvn[arviz]'"
         ) from error
     return arviz

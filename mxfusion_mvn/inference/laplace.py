@@ -17,7 +17,7 @@ from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
 from mxfusion_mvn.inference.draws import FinishedInference
-from mxfusion_mvn.inference.last_runs import remember
+from mxfusion_mvn.inference.last_runs import Ending, remember
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.posteriors import set_block
 from mxfusion_mvn.inference.supports import latent_variables
@@ -225,8 +225,12 @@ class LaplaceApproximation:
         for uuid, parameter in inference.params.param_dict.items():
             if uuid in map_inference.params.param_dict:
                 parameter.set_data(map_inference.params.param_dict[uuid].data())
-        remember(inference.params.param_dict, finished.data)  # for summaries and ArviZ
+        remember(inference.params.param_dict, finished.data, self._ending())  # for summaries and ArviZ
         return inference
+
+    def _ending(self):
+        has_arrived = self.mode.converged and self.rank == len(self.mode.point)
+        return Ending(_NOT_FOUND if self.rank == len(self.mode.point) else self._singularity(), has_arrived)
 
     def _law(self, index, dtype):
         root, scale = self._root(index), self.mode.scale[index]

@@ -8,39 +8,44 @@ inference that has loaded a file has other parameters, learned from other data.
 import weakref
 from typing import Any, Dict, NamedTuple, Optional
 
-from mxfusion_mvn.inference.loops.record import RunRecord
-
 _RUNS: "weakref.WeakKeyDictionary[Any, LastRun]" = weakref.WeakKeyDictionary()
+
+
+class Ending(NamedTuple):
+    """How a run ended, in words, and whether its loss had levelled off."""
+
+    message: str
+    has_arrived: bool
 
 
 class LastRun(NamedTuple):
     """
     The last run of an inference.
 
-    ``data`` is a dict from the uuid of each observed variable to its NDArray; ``record`` is None while the run goes on,
+    ``data`` is a dict from the uuid of each observed variable to its NDArray; ``ending`` is None while the run goes on,
     and where there was none, or by another loop than those of this package.
     """
 
     data: Dict[str, Any]
-    record: Optional[RunRecord] = None
+    ending: Optional[Ending] = None
 
 
-def remember(param_dict, data, record=None):
+def remember(param_dict, data, ending=None):
     """
     Keep what a run saw, and how it went.
 
     :param param_dict: the host's ParameterDict that was trained.
     :param data: dict from the uuid of each observed variable to its NDArray.
-    :param record: the :class:`~mxfusion_mvn.inference.RunRecord`, None while the run goes on.
+    :param ending: an :class:`Ending`, None while the run goes on.
     """
-    _RUNS[param_dict] = LastRun(data, record)
+    _RUNS[param_dict] = LastRun(data, ending)
 
 
-def last_run_of(inference):
+def last_run_of(param_dict):
     """
     The last run of an inference, by a loop of this package.
 
-    :param inference: a host Inference.
+    :param param_dict: the host's ParameterDict, ``inference.params.param_dict``.
     :returns: :class:`LastRun`.
     """
-    return _RUNS.get(inference.params.param_dict, LastRun({}))
+    return _RUNS.get(param_dict, LastRun({}))

@@ -39,10 +39,13 @@ class Summary:
     Rows by name: ``table["beta[0]"].mean``. Printed, it is a table.
 
     :param groups: list of lists of :class:`Row`, one list for each variable.
+    :param note: a last line, None for none.
     """
 
-    def __init__(self, groups: List[List[Row]]):
+    def __init__(self, groups: List[List[Row]], note: Optional[str] = None):
         self._groups = groups
+        #: What is to be known of the run before any of it is believed, or None.
+        self.note = note
 
     @property
     def rows(self):
@@ -69,7 +72,8 @@ class Summary:
                 lines.append((row.name, *("" if number is None else f"{number:.4g}" for number in row[1:])))
             if len(group) > _PRINTED_ENTRIES:
                 lines.append((f"... {len(group) - _PRINTED_ENTRIES} more in .rows",))
-        return _align(lines, len(lines[0]))
+        table = _align(lines, len(lines[0]))
+        return table if self.note is None else f"{table}\n{self.note}"
 
     __repr__ = __str__
 
@@ -80,6 +84,8 @@ def summary(inference, num_samples=1000, **data):
 
     Of a symmetric or a triangular matrix there are no rows above the diagonal. An array of one entry goes by the name
     of its variable alone. What has no name is called by what it feeds, such as ``covariance of X``.
+
+    Where the last run, by a loop of this package, ended before its loss had levelled off, the last line says so.
 
     Quantiles of draws are rough: with 1000 of them, the 5 % one is uncertain by a tenth of a standard deviation.
 
@@ -99,7 +105,8 @@ def summary(inference, num_samples=1000, **data):
         groups.append(rows(name_of(variable), draws[variable.uuid]))
     for variable in finished.parameters:
         groups.append(_value_rows(name_of(variable), finished.value(variable)[None]))
-    return Summary(groups)
+    ending = finished.ending
+    return Summary(groups, None if ending is None or ending.has_arrived else ending.message)
 
 
 def _value_rows(name, draws):

@@ -5,7 +5,9 @@ A support that depends on parameters is that of their constants: a Uniform needs
 not listed inherits the support of its base class, or is registered by :func:`register_support`.
 """
 
-from mxfusion_mvn import bijections, distributions
+from typing import Any, Dict
+
+from mxfusion_mvn import bijections, checks, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection
 from mxfusion_mvn.inference._names import check_names, name_of
 
@@ -19,7 +21,9 @@ from mxfusion.util.inference import variables_to_UUID
 
 def register_support(distribution, support):
     """
-    Say where the draws of a distribution lie, for the span of the process.
+    Say where the draws of a distribution lie, for all models of the process.
+
+    For a single variable pass ``supports={variable: bijection}`` instead; :func:`unregister_support` takes it back.
 
     :param distribution: a class, of a distribution or module.
     :param support: a :class:`~mxfusion_mvn.bijections.Bijection`, or a function from the factor to one.
@@ -27,7 +31,20 @@ def register_support(distribution, support):
     """
     if isinstance(support, type) or not callable(support):
         check_is_bijection(getattr(distribution, "__name__", str(distribution)), support)
-    _SUPPORTS[distribution] = support
+    _REGISTERED[distribution] = support
+
+
+def unregister_support(distribution):
+    """
+    Take back what :func:`register_support` said: the distribution has the support again that it had at first.
+
+    :param distribution: a class, of a distribution or module.
+    :raises ModelSpecificationError: if no support of it was registered.
+    """
+    if distribution not in _REGISTERED:
+        known = ", ".join(sorted(known.__name__ for known in _REGISTERED)) or "none is"
+        checks.refuse("distribution", distribution, f"one that was registered ({known})", "There is nothing to undo.")
+    del _REGISTERED[distribution]
 
 
 def support_of(variable, supports=None):
@@ -43,8 +60,8 @@ def support_of(variable, supports=None):
         check_is_bijection(name_of(variable), supports[variable])
         return supports[variable]
     for distribution in type(variable.factor).__mro__:
-        if distribution in _SUPPORTS:
-            support = _SUPPORTS[distribution]
+        support = _REGISTERED.get(distribution, _SUPPORTS.get(distribution))
+        if support is not None:
             bijection = support if isinstance(support, Bijection) else support(variable.factor)
             check_is_bijection(name_of(variable), bijection)
             return bijection
@@ -111,6 +128,9 @@ def _discrete(factor):
 def _name(factor):
     return name_of(factor.outputs[0][1])
 
+
+# What users said, before what follows.
+_REGISTERED: Dict[type, Any] = {}
 
 _SUPPORTS = {
     **{

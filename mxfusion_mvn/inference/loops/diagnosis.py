@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.inference._laws import JointVariable
 from mxfusion_mvn.inference._names import name_of
-from mxfusion_mvn.inference.last_runs import remember
+from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
 
 import mxnet as mx
 import numpy as np
+from mxfusion.common.exceptions import InferenceError
 from mxfusion.models import Posterior
 from mxnet import autograd
 
@@ -40,6 +41,9 @@ class Objective:
         self._executor = infr_executor
         self._param_dict = param_dict
         self._ctx = ctx
+        ending = last_run_of(param_dict).ending
+        #: Whether a run before had arrived.
+        self.had_arrived = ending is not None and ending.has_arrived
         self._graphs = _with_modules(infr_executor._infr_method.graphs)
 
     def evaluate(self, data):
@@ -58,7 +62,22 @@ class Objective:
         :param data: list of NDArrays.
         :param record: the :class:`~mxfusion_mvn.inference.RunRecord`, None while the run goes on.
         """
-        remember(self._param_dict, dict(zip(self._executor._data_def, data)), record)
+        ending = record and Ending(record.message, record.has_arrived)
+        remember(self._param_dict, dict(zip(self._executor._data_def, data)), ending)
+
+    def check_can_be_trained(self):
+        """
+        Refuse to train nothing.
+
+        :raises InferenceError: if there is no parameter, or all are fixed.
+        """
+        if all(parameter.grad_req == "null" for parameter in self._param_dict.values()):
+            fixed = ", ".join(self.parameter_name(uuid) for uuid in self._param_dict.keys())
+            raise InferenceError(
+                f"Nothing is to be trained: {f'fixed are the {fixed}' if fixed else 'there are no parameters'}; "
+                "expected a parameter or a latent variable that is free. "
+                + ("Set its grad_req to 'write'." if fixed else "Declare it as Variable(shape=...), or observe less.")
+            )
 
     def parameter_name(self, uuid):
         """

@@ -16,6 +16,7 @@ from mxfusion_mvn.inference.loops.diagnosis import Objective
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.progress import Bar, Silence
 from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
+from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
 from mxfusion_mvn.inference.loops.training import Training
 
@@ -29,9 +30,10 @@ class TrainingLoop(GradLoop):
     What all loops of this package share.
 
     :param schedule: function from the iteration 0, 1, ... to the learning rate, such as an ``mxnet.lr_scheduler``; it
-        replaces ``learning_rate``.
+        replaces ``learning_rate``. An object with a state is copied for each run, and asked once for each iteration.
     :param stop: stop rule: function from the losses so far, NumPy array (iterations,), to None or the reason to stop,
-        such as :class:`~mxfusion_mvn.inference.Plateau`; called every ``check_every`` iterations.
+        such as :class:`~mxfusion_mvn.inference.Plateau`; called every ``check_every`` iterations. An object with a
+        state is copied for each run, together with the schedule; ``checkpoint`` is not.
     :param checkpoint: function of the :class:`~mxfusion_mvn.inference.RunRecord` so far, called every
         ``check_every`` iterations, when the parameters of the inference are up to date: to save it, for example.
     :param check_every: how often these two are called, and at least how often losses and parameters are read.
@@ -56,12 +58,13 @@ class TrainingLoop(GradLoop):
     def _train(self, stepper, objective, data, rate, iterations, verbose, started):
         """Run the driver; warn if the run stopped because something was not finite."""
         objective.remember(data)
+        schedule, stop = for_one_run(self.schedule, self.stop)
         training = Training(
             stepper=stepper,
             objective=objective,
             max_iter=iterations,
-            schedule=self.schedule or (lambda iteration: rate),
-            stop=self.stop,
+            schedule=schedule or (lambda iteration: rate),
+            stop=stop,
             checkpoint=self.checkpoint,
             check_every=self.check_every,
             bar=Bar(iterations) if verbose else Silence(),
@@ -118,10 +121,11 @@ class BatchLoop(TrainingLoop):
         """
         started = time.perf_counter()
         _check_names(infr_executor)
+        objective = Objective(infr_executor, param_dict, ctx)
+        objective.check_can_be_trained()
         iterations = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
-        objective = Objective(infr_executor, param_dict, ctx)
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
 
     def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):
@@ -179,11 +183,12 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         """
         started = time.perf_counter()
         _check_names(infr_executor)
+        objective = Objective(infr_executor, param_dict, ctx)
+        objective.check_can_be_trained()
         epochs = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
         stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)
-        objective = Objective(infr_executor, param_dict, ctx)
         iterations = epochs * subsample.batches.steps_per_epoch
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
 

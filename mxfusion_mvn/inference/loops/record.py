@@ -11,6 +11,10 @@ import numpy as np
 from mxfusion.common.exceptions import InferenceError
 
 
+# By how many nats a loss has to change for that to be worth a word.
+WORTH_MENTIONING = 0.01
+
+
 class TrainingStoppedWarning(UserWarning):
     """A run ended early because something was not finite, or it diverged; the message says where, and what was kept."""
 
@@ -25,16 +29,19 @@ class RunRecord:
         said, such as ``converged``; ``running`` in the record that a checkpoint function gets, and ``error`` if
         something raised.
     :param message: the same as a sentence.
+    :param has_arrived: whether the loss had levelled off, or the stop rule said ``converged``. If not,
+        :func:`~mxfusion_mvn.inference.summary` repeats the message below its table.
     :param compiled: whether the objective was compiled.
     :param fallback_reason: why it was not although that was wanted, or why its steps are not to be trusted if it was;
         None if all is well.
     """
 
-    def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None):
+    def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None, has_arrived=False):
         self.loss = loss
         self.seconds = seconds
         self.reason = reason
         self.message = message
+        self.has_arrived = has_arrived
         self.compiled = compiled
         self.fallback_reason = fallback_reason
 
@@ -80,6 +87,70 @@ def improvement(losses, window):
     recent = np.asarray(losses[-2 * window :], dtype="float64")
     noise = np.sqrt(np.mean(np.square(np.diff(recent))) / 2)
     return Improvement(recent[:window].mean() - recent[window:].mean(), noise * np.sqrt(2 / window))
+
+
+class Trend(NamedTuple):
+    """Where a loss was going when its run ended, in words to follow a sentence, and whether it had arrived."""
+
+    words: str
+    has_arrived: bool
+
+
+def trend(losses, had_arrived=False):
+    """
+    Where a loss was going at the end.
+
+    Means of windows are compared with each other, the last one with the one before, with the first, and with the
+    lowest; their noise is that of :func:`improvement`.
+
+    :param losses: NumPy array (iterations,).
+    :param had_arrived: whether the run went on from where one before had arrived: then it need not have fallen.
+    :returns: :class:`Trend`.
+    """
+    window = min(100, len(losses) // 2)
+    if window < 2:
+        return Trend("", False)
+    fell = improvement(losses, window)
+    windows = losses[len(losses) % window :].reshape((-1, window))
+    means, errors = windows.mean(axis=1), _errors_of_means(windows)
+    lowest = np.argmin(means)
+    in_all, above = means[0] - means[-1], means[-1] - means[lowest]
+    at_least = max(WORTH_MENTIONING, _rounding(losses))
+    is_falling = fell.nats > max(at_least, 2 * fell.standard_error)
+    if is_falling or (in_all > at_least and _falls_steadily(losses, in_all)):
+        return Trend(f"; the loss was still falling, by {fell.nats:.3g} nats over the last {window}", False)
+    if above > max(at_least, 4 * np.hypot(errors[-1], errors[lowest])):
+        return Trend(
+            f"; the loss wanders: over the last {window} its mean is {above:.3g} nats above that of the {window} with "
+            "the lowest. Use a smaller learning rate",
+            False,
+        )
+    has_fallen = in_all > max(at_least, 4 * np.hypot(errors[0], errors[-1]))
+    has_fallen |= losses[0] - means[-1] > max(at_least, 4 * errors[0] * np.sqrt(window))  # at once, and no more since
+    if not (had_arrived or has_fallen):
+        return Trend(
+            "; the loss has not fallen since the beginning: it began at its lowest, or the learning rate is too small",
+            False,
+        )
+    return Trend(f"; the loss has levelled off: it did not fall clearly over the last {window}", True)
+
+
+def _falls_steadily(losses, in_all):
+    """Whether a loss falls as slowly in the last quarter of a run as over all of it."""
+    quarter = max(2, len(losses) // 4)
+    fell = improvement(losses, quarter)
+    return fell.nats > max(2 * fell.standard_error, 0.5 * in_all * quarter / len(losses))
+
+
+def _errors_of_means(windows):
+    """The standard errors of the means of windows (K, w)."""
+    return np.sqrt(np.mean(np.square(np.diff(windows, axis=1)), axis=1) / 2 / windows.shape[1])
+
+
+def _rounding(losses):
+    """Differences of losses, each the sum of many terms, that rounding may explain."""
+    is_single = np.array_equal(losses, losses.astype("float32"))
+    return 16 * np.finfo("float32" if is_single else "float64").eps * np.abs(losses).max()
 
 
 class Plateau:

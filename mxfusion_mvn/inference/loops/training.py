@@ -36,7 +36,7 @@ from collections import deque
 from typing import NamedTuple, Optional
 
 from mxfusion_mvn.inference.loops.diagnosis import flush, is_failed_factorisation, reason_of, state_of
-from mxfusion_mvn.inference.loops.record import RunRecord, improvement
+from mxfusion_mvn.inference.loops.record import RunRecord, trend
 
 import mxnet as mx
 import numpy as np
@@ -48,14 +48,14 @@ EARLY_CHECKS = (1, 10)
 SECONDS_BETWEEN_CHECKS = 1.0
 # Why a parameter may be bad after an update of which everything else was finite.
 TOO_FAR = "the loss and the gradient before it were finite, so the update itself went too far"
-# How far a loss has to fall, in nats, for a run to be said not to have ended.
-WORTH_MENTIONING = 0.01
-
 # A run has diverged where each of so many losses is by this factor larger in size than the largest of the first ones:
 # a bad start is large at first, and noise does not last.
 DIVERGED_FOR = 50
 DIVERGED_BY = 1e6
 FIRST_LOSSES = 10
+
+# Optimizers of MXNet take rates, times corrections of their own, as normal numbers in float32.
+_SMALLEST_RATE, _LARGEST_RATE = 1e-37, 1e38
 
 # How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions by an error of
 # their own.
@@ -111,7 +111,7 @@ class Training:
         self._error = None  # what a step raised
         self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
         self._sound = None  # the newest snapshot at which the loss was of a size near that of the first ones
-        self._reason, self._message = "running", "The run goes on."
+        self._reason, self._message, self._has_arrived = "running", "The run goes on.", False
         self._start = started
         self._checked = 0, time.perf_counter()  # the last check: after how many iterations, and when
         self._stride = check_every
@@ -124,6 +124,7 @@ class Training:
             seconds=time.perf_counter() - self._start,
             reason=self._reason,
             message=self._message,
+            has_arrived=self._has_arrived,
             compiled=self._stepper.compiled,
             fallback_reason=self._stepper.fallback_reason,
         )
@@ -243,6 +244,7 @@ class Training:
         if self._checkpoint is not None:
             self._stepper.write_back()
             self._checkpoint(self.record)
+            self._objective.check_can_be_trained()
             self._stepper.refresh()
         return self._stop and self._stop(self._losses[: self._done].copy())
 
@@ -274,10 +276,13 @@ class Training:
     def _end(self, reason):
         self._reason = str(reason)
         self._bar.update(self._done, self._losses[self._done - 1] if self._done else np.nan)
+        how = trend(self._losses[: self._done], self._objective.had_arrived)
+        self._has_arrived = self._reason == "converged" or how.has_arrived
         if reason == "max_iter":
-            self._message = f"All {self._done} iterations are done{_trend(self._losses[: self._done])}."
+            self._message = f"All {self._done} iterations are done{how.words}."
         else:
-            self._message = f"The stop rule {self._stop!r} said {self._reason!r} after {self._done} iterations."
+            words = "" if self._has_arrived else how.words
+            self._message = f"The stop rule {self._stop!r} said {self._reason!r} after {self._done} iterations{words}."
 
     def _step_back(self, trouble):
         """Return to the parameters of the last finite loss, and find out what went wrong after them."""
@@ -359,20 +364,10 @@ def _checked_rate(rate, iteration):
         value = float(rate)
     except (TypeError, ValueError):
         value = np.nan
-    if not (np.isfinite(value) and value >= 0):
+    if not 0 <= value <= _LARGEST_RATE:
         raise InferenceError(
-            f"The learning rate of iteration {iteration}: got {rate!r}; expected a number that is not negative. Look "
-            "at `schedule`, a function of the iteration 0, 1, ..., or at `learning_rate`."
+            f"The learning rate of iteration {iteration}: got {rate!r}; expected a number that is not negative, and at "
+            f"most {_LARGEST_RATE:g}. Look at `schedule`, a function of the iteration 0, 1, ..., or at "
+            "`learning_rate`."
         )
-    return value
-
-
-def _trend(losses):
-    """Whether the loss was still falling at the end, in words."""
-    window = min(100, len(losses) // 2)
-    if window < 2:
-        return ""
-    fell = improvement(losses, window)
-    if fell.nats < WORTH_MENTIONING or fell.nats <= 2 * fell.standard_error:
-        return f"; the loss did not fall clearly over the last {window}"
-    return f"; the loss was still falling, by {fell.nats:.3g} nats over the last {window}"
+    return value if value >= _SMALLEST_RATE else 0.0
