@@ -96,7 +96,7 @@ def test_a_run_that_was_stopped_is_seen(name, rng):
     data = rng.normal(size=(20, 3))
     inference = map_inference(LOOPS[name]())
     with stopped():
-        record = inference.run(X=nd(np.where(STEPS[:20, None] == 7, np.inf, data), "float32"), max_iter=5)
+        record = inference.run(X=nd(np.where(STEPS[:20, None] == 7, 1e30, data), "float32"), max_iter=5)
     assert (record.reason, record.has_arrived) == ("not finite", False)
     assert summary(inference).note == record.message
 
@@ -189,8 +189,8 @@ def test_a_learning_rate_may_fall_without_end(name, optimizer, rng):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("import scipy.no_such_room", r"which is installed, but cannot be imported \(No module named 'scipy.no_such_r"),
-        ("raise ImportError('cannot import name gaussian')", r"cannot be imported \(cannot import name gaussian\)\. Ins"),
+        ("import scipy.no_such_room", r"which is installed, but cannot be imported \(No module named 'scipy.no_"),
+        ("raise ImportError('cannot import name gaussian')", r"cannot be imported \(cannot import name gaussian\)"),
         (None, "to_arviz needs ArviZ, which is not installed. Install it with"),
     ],
 )

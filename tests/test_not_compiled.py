@@ -243,14 +243,6 @@ def test_data_changed_in_place_during_a_run(loop):
     assert "has changed since it was compiled" in record.fallback_reason
 
 
-def test_no_parameter_to_train():
-    inference = GradBasedInference(variational(), grad_loop=CompiledLoop())
-    inference.initialize(Y=DATA.shape)
-    inference.params.fix_all()
-    with not_compiled("no parameter is trained"), pytest.raises(mx.base.MXNetError):
-        inference.run(Y=nd(DATA, "float32"), max_iter=5)
-
-
 def test_a_gradient_that_is_added_up():
     inference = GradBasedInference(variational(), grad_loop=CompiledLoop())
     inference.initialize(Y=DATA.shape)

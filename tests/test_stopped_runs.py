@@ -237,7 +237,9 @@ def test_bad_data_is_named():
     rows = ROWS.copy()
     rows[3] = np.nan
     inference = map_inference(BatchLoop(), "float64", variance_model(INITIAL))
-    with stopped("The loss of iteration 0 is nan: the log density of `X` is nan at index (3, 0); `X` is nan at index "):
+    with stopped(
+        "The loss of iteration 0 is nan: `X` is nan at index (3, 0); expected finite numbers. If it is data, "
+    ):
         inference.run(X=nd(rows))
     assert parameters(inference)[0] == INITIAL
 

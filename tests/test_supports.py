@@ -13,7 +13,14 @@ from mxfusion_mvn import (
     Wishart,
     bijections,
 )
-from mxfusion_mvn.inference import MAP, create_Gaussian_meanfield, register_support, support_of, supports, unregister_support
+from mxfusion_mvn.inference import (
+    MAP,
+    create_Gaussian_meanfield,
+    register_support,
+    support_of,
+    supports,
+    unregister_support,
+)
 
 import numpy as np
 import pytest

@@ -28,6 +28,11 @@ from mxfusion.components.variables import Variable
 from mxfusion.util.inference import realize_shape
 from mxnet import autograd
 
+NAN_REMEDY = (
+    "If it is data, leave out the rows with missing entries, or fill them in; if it is learned, use a smaller learning "
+    "rate."
+)
+
 
 class VectorDistribution(Distribution):
     """
@@ -44,6 +49,9 @@ class VectorDistribution(Distribution):
 
     # The event axes of each array, a letter for each size: equal letters are equal sizes.
     EVENT: Dict[str, str] = {"random_variable": "D"}
+    #: Whether NaN in the random variable means something, and what to do about it where it does not.
+    MAY_BE_NAN = False
+    NAN_REMEDY = NAN_REMEDY
     # What a copy takes over: the host makes copies without calling __init__.
     ATTRIBUTES: Tuple[str, ...] = ("_on_failure",)
 
@@ -145,10 +153,10 @@ class VectorDistribution(Distribution):
         except NotFiniteError:
             # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
             # MXNet hands out garbage, also for the data.
-            self._refuse_nan(arrays["random_variable"])
+            self._refuse_nan(variables)
             raise
         if self._policy() is not None:
-            self._refuse_nan(arrays["random_variable"])
+            self._refuse_nan(variables)
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -293,15 +301,17 @@ class VectorDistribution(Distribution):
                 "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
             )
 
-    def _refuse_nan(self, random_variable):
-        bad = np.argwhere(np.isnan(random_variable.asnumpy()))
-        if len(bad):
-            index = tuple(int(i) for i in bad[0][1:])
-            raise InferenceError(
-                f"`{self.outputs[0][1].name}` is nan at index {index}; expected numbers. If entries of the data are "
-                "missing, declare it as MultivariateNormal(..., missing=True); if it is learned, use a smaller "
-                "learning rate."
-            )
+    def _refuse_nan(self, variables):
+        """Refuse NaN in the random variable, or in data that depend on it: those made it NaN, not the other way."""
+        own = self.outputs[0][1]
+        if self.MAY_BE_NAN or not np.isnan(variables[own.uuid].asnumpy()).any():
+            return
+        for variable in [*_leaves_after(self, variables), own]:
+            bad = np.argwhere(np.isnan(variables[variable.uuid].asnumpy()))
+            if len(bad) and not getattr(variable.factor, "MAY_BE_NAN", False):
+                index = tuple(int(i) for i in bad[0][1:])
+                remedy = getattr(variable.factor, "NAN_REMEDY", NAN_REMEDY)
+                raise InferenceError(f"`{variable.name}` is nan at index {index}; expected numbers. {remedy}")
 
     def _check_positive(self, name, array):
         value = check_finite(array, self._full_name(name), event_axes=1)
@@ -337,6 +347,20 @@ class VectorDistribution(Distribution):
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)
+
+
+def _leaves_after(factor, variables):
+    """The random variables with a value that depend on a factor, and that nothing else depends on: data, mostly."""
+    found, left = {}, [variable for _, variable in factor.outputs]
+    while left:
+        for _, successor in left.pop().successors or ():
+            for _, variable in successor.outputs:
+                is_leaf = isinstance(successor, Distribution) and not variable.successors
+                if is_leaf and isinstance(variables.get(variable.uuid), mx.nd.NDArray):
+                    found[variable.uuid] = variable
+                elif not is_leaf:
+                    left.append(variable)
+    return found.values()
 
 
 def _value(name, variable, variables):

@@ -47,6 +47,10 @@ class MultivariateNormal(VectorDistribution):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
+    NAN_REMEDY = (
+        "If entries of the data are missing, declare it as MultivariateNormal(..., missing=True); if it is learned, "
+        "use a smaller learning rate."
+    )
     ATTRIBUTES = ("_on_failure", "_missing")
     EVENT = {"random_variable": "D", "mean": "D", "covariance": "DD", "precision": "DD", "scale_tril": "DD"}
 
@@ -70,6 +74,11 @@ class MultivariateNormal(VectorDistribution):
         matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
         super().__init__([("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
         self._missing = missing
+
+    @property
+    def MAY_BE_NAN(self):
+        """Whether NaN means a missing entry."""
+        return self._missing
 
     @property
     def form(self):
@@ -113,10 +122,6 @@ class MultivariateNormal(VectorDistribution):
         structure = self._structure(matrix[self.form], rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
         return Gaussian(mean, structure).draw_samples(noise=noise)
-
-    def _refuse_nan(self, random_variable):
-        if not self._missing:
-            super()._refuse_nan(random_variable)
 
     def _total(self, variables, mean, random_variable, **matrix):
         value, matrix = random_variable, matrix[self.form]

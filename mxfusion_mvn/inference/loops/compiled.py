@@ -330,8 +330,6 @@ def _settings(parameters):
 
 def _unsupported(parameters):
     """Why an executor cannot compute the gradients of some parameters, None if it can."""
-    if not parameters:
-        return "no parameter is trained"
     for parameter in parameters.values():
         if parameter.grad_req != "write" or parameter._stype != "default" or parameter._grad_stype != "default":
             return f"the parameter {parameter.name} has a sparse or added gradient"

@@ -8,6 +8,7 @@ finite, the gradient is looked at.
 
 from contextlib import contextmanager
 
+from mxfusion_mvn.distributions._base import NAN_REMEDY
 from mxfusion_mvn.failure import NotPositiveDefiniteError
 from mxfusion_mvn.inference._laws import JointVariable
 from mxfusion_mvn.inference._names import name_of
@@ -91,15 +92,17 @@ class Objective:
                 return f"parameter `{name_of(graph.components[uuid])}`{_whose(graph)}"
         return f"parameter {uuid}"
 
-    def diagnose(self, data):
+    def diagnose(self, data, rows):
         """
-        Say which variable is the first that is not finite at the present parameters.
+        Say which variable is the first that is not finite at the present parameters: data before all others.
 
         :param data: list of NDArrays.
+        :param rows: list for each of these of which rows of all data are in it, NumPy array (B,), or None for all.
         :returns: for example ``the log density of `X` is nan at index (3, 0); its `mean` is nan at index (0,)``; None
             if all are finite, the gradients too.
         """
         try:
+            self._look_at_data(data, rows)
             with self._watched_factors():
                 self.evaluate(data)
             return self._bad_gradient(data)
@@ -109,6 +112,16 @@ class Objective:
             return reason_of(error)
         finally:
             flush()
+
+    def _look_at_data(self, data, rows):
+        variables = {uuid: variable for graph in self._graphs for uuid, variable in graph.variables.items()}
+        for uuid, array, of_all in zip(self._executor._data_def, data, rows):
+            factor = variables[uuid].factor
+            filled = mx.nd.where(array != array, mx.nd.zeros_like(array), array)  # NaN apart
+            state = state_of(filled if getattr(factor, "MAY_BE_NAN", False) else array, rows=of_all)
+            if state is not None:
+                remedy = getattr(factor, "NAN_REMEDY", NAN_REMEDY) if "nan" in state else "Look at the data."
+                raise _NotFinite(f"`{name_of(variables[uuid])}` {state}; expected finite numbers. {remedy}")
 
     def _bad_gradient(self, data):
         with autograd.record():
@@ -138,12 +151,13 @@ class Objective:
                 delattr(factor, method)
 
 
-def state_of(array, sample_axis=False):
+def state_of(array, sample_axis=False, rows=None):
     """
     What is wrong with an array.
 
     :param array: NDArray; it is waited for.
     :param sample_axis: whether the first axis is that of the Monte Carlo samples, which is left out of the index.
+    :param rows: NumPy array (B,), the index to show for each index along the first axis; None for the same.
     :returns: a verb phrase such as ``is nan at index (0, 1)``, or None if all entries are finite.
     """
     try:
@@ -154,6 +168,8 @@ def state_of(array, sample_axis=False):
         return None
     index = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
     shown = index[1:] if sample_axis else index
+    if rows is not None:
+        shown = (int(rows[shown[0]]), *shown[1:])
     where = f" at index {shown}" if shown and value.size > 1 else ""
     return f"is {value[index]}{where}"
 

@@ -184,10 +184,10 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         started = time.perf_counter()
         _check_names(infr_executor)
         objective = Objective(infr_executor, param_dict, ctx)
-        objective.check_can_be_trained()
         epochs = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
+        objective.check_can_be_trained()
         stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)
         iterations = epochs * subsample.batches.steps_per_epoch
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)

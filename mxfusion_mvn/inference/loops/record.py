@@ -10,7 +10,6 @@ from typing import NamedTuple, Optional
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
 
-
 # By how many nats a loss has to change for that to be worth a word.
 WORTH_MENTIONING = 0.01
 

@@ -62,6 +62,10 @@ class Stepper(ABC):
     def next_data(self):
         """List of NDArrays that the next step works on, with sizes and scalings set for an imperative evaluation."""
 
+    def next_rows(self):
+        """For each array of :meth:`next_data` which rows of the data are in it, NumPy array, or None for all."""
+        return [None for _ in self.next_data()]
+
     @abstractmethod
     def evaluate(self):
         """The loss at the present parameters, without a step: an NDArray (1,)."""
@@ -162,6 +166,11 @@ class MinibatchStepper(ImperativeStepper):
     def next_data(self):
         """As :meth:`Stepper.next_data`."""
         return self._subsample.batch(self._steps)
+
+    def next_rows(self):
+        """As :meth:`Stepper.next_rows`."""
+        rows = self._subsample.batches.rows_of(self._steps)
+        return [None if rows is None or not cut else rows.asnumpy() for cut in self._subsample.is_cut]
 
     def snapshot(self):
         """As :meth:`Stepper.snapshot`."""

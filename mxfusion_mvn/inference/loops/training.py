@@ -11,6 +11,7 @@ The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.st
     snapshot()            copy of all that a step changes: parameters, optimizer state, position in the data
     restore(state)        go back to a snapshot, which may be restored more than once
     next_data()           list of NDArrays that the next step works on, ready for an imperative evaluation
+    next_rows()           for each of these which rows of all data they are, a NumPy array, or None where it is whole
     evaluate()            loss at the present parameters, without a step, unread; called last, if all went well
     refresh()             called after a checkpoint function, which may have fixed or freed parameters
     write_back()          copy the present values into the host's Parameters; may be called any number of times
@@ -326,7 +327,7 @@ class Training:
 
     def _diagnose(self):
         self._stepper.write_back()
-        return self._objective.diagnose(self._stepper.next_data())
+        return self._objective.diagnose(self._stepper.next_data(), self._stepper.next_rows())
 
     def _what_is_kept(self):
         if self._done == 0:
