@@ -18,20 +18,24 @@ As the rows of L are scaled by d, a change of units moves d alone. The x_ij of a
 partial correlations (Lewandowski, Kurowicka and Joe, J. Multivariate Analysis 100, 2009), whose posteriors are most
 nearly normal. Triangles are read row by row.
 
-Where e^x would underflow, values end at e^-80, and shares and scales, which densities square, at e^-40. The Jacobians
-go on falling, so that no mass is left there.
+Entries of factors are cut where they, or their squares, would overflow. Where e^x would underflow, values end at e^-80,
+and shares and scales, which densities square, at e^-40. The Jacobians go on falling, so that no mass is left there.
 """
 
 import math
+import numbers
 from abc import abstractmethod
 
 from mxfusion_mvn import checks, transformations
+from mxfusion_mvn.axes import do_broadcast
 from mxfusion_mvn.linalg import cholesky, diagonal, outer_square, scale_rows, with_diagonal
 from mxfusion_mvn.transformations import Transformation
 
 import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.components.variables.var_trans import VariableTransformation
 from mxnet import nd
+from mxnet.symbol import Symbol
 
 # e^20 times raw numbers in the thousands can be squared in float32.
 _LINEAR_ABOVE = 20.0
@@ -44,12 +48,9 @@ class Bijection(Transformation):
     """
     A transformation of the last axis of NDArrays, one-to-one onto a support; the raw axis may have another size.
 
-    A leaf writes ``_forward``, ``_backward`` and ``_check`` of a transformation, and ``log_det_jacobian``; where the
-    shapes differ also ``event_axes`` and ``_raw_size``.
+    A leaf writes ``_forward``, ``_backward`` and ``_check`` of a transformation, and ``_log_det_jacobian``; where the
+    shapes differ also ``event_axes``, ``_raw_size`` and ``_is_raw_size``.
     """
-
-    #: How many axes of the value belong together: 0 for entries, 1 for vectors, 2 for square matrices.
-    event_axes = 0
 
     def raw_shape(self, shape):
         """
@@ -59,6 +60,10 @@ class Bijection(Transformation):
         :returns: tuple (B..., n).
         :raises ModelSpecificationError: if the sizes of the event are not integers, too few, or leave nothing free.
         """
+        if not isinstance(shape, (tuple, list)) or any(isinstance(size, (tuple, list)) for size in shape):
+            got = shape if isinstance(shape, (numbers.Number, str)) else f"a {type(shape).__name__}"
+            checks.refuse("shape", got, "a tuple such as (N, D)", "For a single vector write (D,).")
+        shape = tuple(shape)
         if self.event_axes == 0:
             return shape
         event = shape[-self.event_axes :]
@@ -80,7 +85,23 @@ class Bijection(Transformation):
     def _raw_size(self, dim):
         return dim
 
-    @abstractmethod
+    def inverseTransform(self, out_var, F=None, dtype=None):
+        """
+        The raw array of a constrained one, such as an initial value.
+
+        :param out_var: NDArray or NumPy array (B..., event).
+        :param F: unused, as in the host.
+        :param dtype: unused, as in the host: the result has the dtype of *out_var*.
+        :returns: the raw NDArray (B..., n).
+        :raises ModelSpecificationError: if the values are not in the support, or it has one value only.
+        """
+        if isinstance(out_var, Symbol):
+            checks.refuse(self._argument, "a Symbol", "an NDArray or a NumPy array", "Bijections read the size of it.")
+        shape = getattr(out_var, "shape", ()) or (1,)
+        if self.event_axes and self._raw_size(shape[-1]) == 0:
+            checks.refuse(self._argument, f"shape {shape}", "more than one entry", "Make it a constant.")
+        return super().inverseTransform(out_var)
+
     def log_det_jacobian(self, raw):
         """
         The log of the volume that a unit of raw volume is mapped to, in the coordinates the densities use.
@@ -90,7 +111,29 @@ class Bijection(Transformation):
 
         :param raw: NDArray (B..., n).
         :returns: (B...), or (1,) for a single vector.
+        :raises ModelSpecificationError: for what is not a raw array.
         """
+        self._check_raw(raw)
+        return self._log_det_jacobian(raw)
+
+    @abstractmethod
+    def _log_det_jacobian(self, raw):
+        """Of a raw array that has been checked."""
+
+    def _check_raw(self, raw):
+        transformations.check_array(self._raw_argument, raw)
+        if isinstance(raw, Symbol):
+            checks.refuse(self._raw_argument, "a Symbol", "an NDArray", "Bijections read the size of an array.")
+        if not self._is_raw_size(raw.shape[-1]):
+            checks.refuse(
+                self._raw_argument,
+                f"shape {raw.shape}",
+                f"a last axis of {self._raw_size(1)}, {self._raw_size(2)}, {self._raw_size(3)}, ... entries",
+                "raw_shape() of the shape of the value says how many.",
+            )
+
+    def _is_raw_size(self, size):
+        return True
 
 
 class Real(Bijection):
@@ -105,7 +148,7 @@ class Real(Bijection):
     def _check(self, value):
         pass
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Zero, (B...)."""
         return nd.zeros_like(nd.sum(raw, axis=-1))
 
@@ -122,7 +165,7 @@ class Positive(Bijection):
     def _check(self, value):
         checks.check_positive(self._argument, value)
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of log p'(x), (B...)."""
         return nd.sum(_log_slope(raw), axis=-1)
 
@@ -137,8 +180,14 @@ class Interval(Bijection):
     """
 
     def __init__(self, lower=0.0, upper=1.0):
-        self.lower = np.asarray(lower, dtype="float64")
-        self.upper = np.asarray(upper, dtype="float64")
+        self.lower, self.upper = _bound("lower", lower), _bound("upper", upper)
+        if not do_broadcast(self.lower.shape, self.upper.shape):
+            checks.refuse(
+                "lower` and `upper",
+                f"shapes {self.lower.shape} and {self.upper.shape}",
+                "shapes that broadcast",
+                "Write one bound for each entry, or a number.",
+            )
         if not (np.isfinite(self.lower).all() and np.isfinite(self.upper).all() and (self.lower < self.upper).all()):
             checks.refuse(
                 "lower` and `upper",
@@ -161,6 +210,7 @@ class Interval(Bijection):
         return nd.broadcast_sub(nd.log(low), nd.log(high))
 
     def _check(self, value):
+        self._check_bounds(self._argument, value.shape)
         lower, upper = (bound.astype(value.dtype) for bound in (self.lower, self.upper))
         bad = np.argwhere(~((value > lower) & (value < upper)))
         if len(bad):
@@ -172,11 +222,23 @@ class Interval(Bijection):
                 "Move it inside.",
             )
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of log(upper - lower) - log(1 + e^x) - log(1 + e^-x), (B...)."""
         size = nd.abs(raw)
         slope = -size - 2 * nd.log1p(nd.exp(-size))
         return nd.sum(nd.broadcast_add(slope, self._constant(np.log(self.upper - self.lower), raw)), axis=-1)
+
+    def _check_raw(self, raw):
+        super()._check_raw(raw)
+        self._check_bounds(self._raw_argument, raw.shape)
+
+    def _check_bounds(self, argument, shape):
+        bounds = np.broadcast(self.lower, self.upper).shape
+        fits = all(own in (1, size) for own, size in zip(reversed(bounds), reversed(shape)))
+        if len(bounds) > len(shape) or not fits:
+            checks.refuse(
+                argument, f"shape {shape}", f"one to which the bounds, {bounds}, broadcast", "Check its last axes."
+            )
 
     def _constant(self, value, like):
         return _constant(np.atleast_1d(value), like)
@@ -199,7 +261,7 @@ class Simplex(Bijection):
 
     _check = transformations.Simplex._check
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of log y plus half the log of the number of entries, (B...)."""
         return nd.sum(self._log_shares(raw), axis=-1) + 0.5 * math.log(raw.shape[-1] + 1)
 
@@ -214,6 +276,8 @@ class Ordered(Bijection):
     event_axes = 1
 
     def _forward(self, raw):
+        if raw.shape[-1] == 1:
+            return raw
         first, steps = _split_first(raw)
         size = raw.shape[-1]
         return nd.dot(
@@ -221,12 +285,11 @@ class Ordered(Bijection):
         )
 
     def _backward(self, array):
+        if array.shape[-1] == 1:
+            return array
         first, rest = _split_first(array)
         before = nd.slice_axis(array, axis=-1, begin=0, end=-1)
         return nd.concat(first, _inverse_p(rest - before), dim=-1)
-
-    def _raw_size(self, dim):
-        return dim if dim > 1 else 0
 
     def _check(self, value):
         bad = np.argwhere(np.diff(value, axis=-1) <= 0)
@@ -239,8 +302,10 @@ class Ordered(Bijection):
                 "Sort them, and move equal ones apart.",
             )
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of log p'(x) over all but the first, (B...)."""
+        if raw.shape[-1] == 1:
+            return nd.zeros_like(nd.sum(raw, axis=-1))
         return nd.sum(_log_slope(_split_first(raw)[1]), axis=-1)
 
 
@@ -252,10 +317,19 @@ class LowerCholesky(Bijection):
     def _raw_size(self, dim):
         return dim * (dim + 1) // 2
 
+    def _is_raw_size(self, size):
+        return self._raw_size(_order(size, strict=False)) == size
+
     def _forward(self, raw):
         triangle = nd.linalg.maketrian(raw)
         scales = diagonal(triangle)
-        return scale_rows(with_diagonal(nd.ones_like(scales), triangle), _p(scales, _SMALLEST_LOG_SCALE))
+        largest = self._largest(float(np.finfo(raw.dtype).max))
+        scales = nd.minimum(_p(scales, _SMALLEST_LOG_SCALE), largest)  # infinity times 0 would be NaN
+        factor = scale_rows(with_diagonal(nd.ones_like(scales), triangle), scales)
+        return nd.maximum(nd.minimum(factor, largest), -largest)
+
+    def _largest(self, number):
+        return number
 
     def _backward(self, array):
         scales = diagonal(array)
@@ -263,7 +337,7 @@ class LowerCholesky(Bijection):
 
     _check = transformations.LowerCholesky._check
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of i log d_i + log p'(x_ii), i = 0, 1, ..., (B...)."""
         return self._log_volume(raw, lambda dim: np.arange(dim))
 
@@ -279,6 +353,9 @@ class PositiveDefinite(LowerCholesky):
     def _forward(self, raw):
         return outer_square(super()._forward(raw))
 
+    def _largest(self, number):
+        return math.sqrt(number) / 64  # the sum of the squares of a row must not overflow
+
     def _backward(self, array):
         return super()._backward(cholesky(array))
 
@@ -286,7 +363,7 @@ class PositiveDefinite(LowerCholesky):
         transformations.PositiveDefinite._check(self, value)
         checks.check_positive_definite(self._argument, value)
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of D log d_i + log p'(x_ii), plus D log 2, (B...)."""
         volume = self._log_volume(raw, lambda dim: np.full(dim, dim))
         return volume + math.log(2) * _order(raw.shape[-1], strict=False)
@@ -299,6 +376,9 @@ class CorrelationCholesky(Bijection):
 
     def _raw_size(self, dim):
         return dim * (dim - 1) // 2
+
+    def _is_raw_size(self, size):
+        return self._raw_size(_order(size, strict=True)) == size
 
     def _forward(self, raw):
         angles = nd.linalg.maketrian(raw, offset=-1)
@@ -316,7 +396,7 @@ class CorrelationCholesky(Bijection):
 
     _check = transformations.CorrelationCholesky._check
 
-    def log_det_jacobian(self, raw):
+    def _log_det_jacobian(self, raw):
         """Sum of (1 + i - j) log sech x_ij over j < i, (B...)."""
         rows, columns = np.tril_indices(_order(raw.shape[-1], strict=True), -1)
         return nd.sum(nd.broadcast_mul(_log_sech(raw), _constant(1.0 + rows - columns, raw)), axis=-1)
@@ -328,7 +408,10 @@ def log_ratio_basis(size):
 
     :param size: K.
     :returns: NumPy array (K, K - 1).
+    :raises ModelSpecificationError: unless K is a positive integer.
     """
+    if isinstance(size, bool) or not isinstance(size, numbers.Integral) or size < 1:
+        checks.refuse("size", f"a {type(size).__name__}", "a positive integer", "It is the number of shares.")
     basis = np.zeros((size, size - 1))
     for k in range(1, size):
         basis[:k, k - 1] = 1.0 / k
@@ -343,9 +426,13 @@ def describe(transformation):
 
     :param transformation: a host ``VariableTransformation``, or None.
     :returns: a string, such as ``mxfusion_mvn.bijections.Interval(lower=0.0, upper=1.0)``, or ``none``.
+    :raises ModelSpecificationError: for anything else.
     """
     if transformation is None:
         return "none"
+    if not isinstance(transformation, VariableTransformation):
+        got = f"a {type(transformation).__name__}"
+        checks.refuse("transformation", got, "a VariableTransformation or None", "Pass one, such as Positive().")
     arguments = ", ".join(
         f"{name.lstrip('_')}={np.asarray(value).tolist()}"
         for name, value in sorted(vars(transformation).items())
@@ -367,6 +454,17 @@ def check_is_bijection(name, value):
             f"`{name}`: got {value!r} as its support; expected a Bijection. Choose one from mxfusion_mvn.bijections, "
             "such as Positive()."
         )
+
+
+def _bound(name, value):
+    if isinstance(value, (numbers.Real, np.ndarray, list, tuple)):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # rows of different lengths
+            array = np.asarray(None)
+        if array.dtype.kind in "fiu":
+            return array.astype("float64")
+    return checks.refuse(name, f"a {type(value).__name__}", "a number or a NumPy array of them", "Write 0.0 for zero.")
 
 
 def _next_to(bound, other, dtype):

@@ -178,6 +178,8 @@ class ScaleRows(SampledFunction):
         return linalg.scale_rows(aligned["factor"], aligned["scales"])
 
     def _misfit(self, factor, scales):
+        if len(factor) < 2 or not scales or not _may_equal(*factor[-2:]):
+            return "(B..., D, D) and (B..., D)"
         fits = scales[-1] == 1 or _may_equal(factor[-1], scales[-1])
         return None if fits else "(B..., D, D) and (B..., D)"
 
@@ -199,7 +201,21 @@ def _predicted(design, weights, groups):
 
 def _inputs(given, dtype, ctx):
     """A list of (name, Variable) of a dict from names to (value, letters of its event axes)."""
+    if dtype is not None and not _is_floating(dtype):
+        got = repr(dtype) if isinstance(dtype, str) else f"a {type(dtype).__name__}"
+        checks.refuse("dtype", got, "'float32' or 'float64'", "Leave it out for the host's default.")
+    if ctx is not None and not isinstance(ctx, mx.Context):
+        checks.refuse(
+            "ctx", f"a {type(ctx).__name__}", "an MXNet context such as mx.cpu()", "Leave it out for the current one."
+        )
     return [(name, array_input(name, value, letters, None, dtype, ctx)) for name, (value, letters) in given.items()]
+
+
+def _is_floating(dtype):
+    try:
+        return isinstance(dtype, (str, type, np.dtype)) and np.dtype(dtype).name in checks.FLOAT_DTYPES
+    except TypeError:
+        return False
 
 
 def _may_equal(size, other):
@@ -207,6 +223,9 @@ def _may_equal(size, other):
 
 
 def _check_groups(groups):
+    if not isinstance(groups, (np.ndarray, list, tuple, range)) and not hasattr(groups, "__array__"):
+        got = f"a {type(groups).__name__}"
+        checks.refuse("groups", got, "integers (N,), the position of the group of each observation", "Pass an array.")
     groups = np.asarray(groups)
     if groups.ndim != 1 or not groups.size or not issubclass(groups.dtype.type, numbers.Integral) or (groups < 0).any():
         checks.refuse(

@@ -12,10 +12,13 @@ There is one factor for each distinct pattern, not for each row. The rows of a p
 with about as many rows (up to a factor of two) in one call, so the work does not depend on how many patterns there are.
 """
 
+from numbers import Integral
+
 from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import broadcast_shapes
-from mxfusion_mvn.failure import RAISE, factor
-from mxfusion_mvn.gaussian import LOG_2PI
+from mxfusion_mvn.axes import broadcast_shapes, namespace
+from mxfusion_mvn.failure import RAISE, OnFailure, factor
+from mxfusion_mvn.gaussian import LOG_2PI, Gaussian
+from mxfusion_mvn.pairs import is_singular
 from mxfusion_mvn.patterns import codes, masked_covariance
 
 import mxnet as mx
@@ -31,10 +34,23 @@ class PartlyObserved:
     :param value: NDArray or NumPy array (V..., D), NaN where an entry is missing. It is read here, which waits for it.
     :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call the covariance in messages.
+    :raises ValueError: for arguments of other types and shapes, and for a singular or symbolic Gaussian.
     """
 
     def __init__(self, gaussian, value, on_failure=RAISE, name="covariance"):
+        _check_gaussian(gaussian)
         value = arrays.as_array("value", value, gaussian.mean, gaussian.structure.dim())
+        if on_failure is not None and not isinstance(on_failure, OnFailure):
+            arrays.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+        leading = broadcast_shapes(gaussian.mean.shape[:-1], gaussian.structure.leading())
+        own = leading[max(0, len(leading) - value.ndim + 1) :]
+        if any(size not in (1, rows) for size, rows in zip(reversed(own), reversed(value.shape[:-1]))):
+            arrays.refuse(
+                "value",
+                f"leading axes {value.shape[:-1]}",
+                f"those of the Gaussian, {leading}, to broadcast to them, or to end in them",
+                "Rows are (V..., D).",
+            )
         self._on_failure = on_failure
         self._name = name
         self._value_axes = value.shape[:-1]
@@ -118,9 +134,17 @@ class PartlyObserved:
             arrays.refuse(
                 "gaussian", f"extra leading axes {self._extra}", "none for draws", "Draw from each by itself."
             )
+        if num_samples is not None and (isinstance(num_samples, bool) or not isinstance(num_samples, Integral)):
+            arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "Write 1 for one draw.")
+        if num_samples is not None and num_samples < 1:
+            arrays.refuse("num_samples", f"{num_samples}", "a positive integer or None", "Write 1 for one draw.")
         if noise is None:
             shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
             noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
+        own = self._value_axes + (self._dim,)
+        noise = arrays.as_array("noise", noise, self._value)
+        if noise.shape[-len(own) :] != own or noise.ndim > len(own) + 1:
+            arrays.refuse("noise", f"shape {noise.shape}", f"(S,) + {own}", "Standard normals for each entry of value.")
         noise = noise.reshape((-1, self._count, self._dim))
         root = factor(self._covariance, self._on_failure, self._name)
         prior = _multiply_rows(root, noise)
@@ -169,6 +193,15 @@ class PartlyObserved:
     def _with_observed(self, filled):
         mask = self._mask.broadcast_to(filled.shape)
         return mx.nd.where(mask, self._value.broadcast_to(filled.shape), filled)
+
+
+def _check_gaussian(gaussian):
+    if not isinstance(gaussian, Gaussian):
+        got = f"a {type(gaussian).__name__}"
+        arrays.refuse("gaussian", got, "a Gaussian", "Build it with Gaussian(mean, covariance).")
+    if namespace(gaussian.mean) is not mx.nd or is_singular(gaussian.structure):
+        kind = "one of Symbols" if namespace(gaussian.mean) is not mx.nd else "a singular one"
+        arrays.refuse("gaussian", kind, "one of NDArrays with a regular covariance", "Give it as NDArrays, dense.")
 
 
 class _Patterns:

@@ -45,7 +45,9 @@ def softplus(x):
 
     :param x: NDArray or Symbol, any shape.
     :returns: positive, of the shape and dtype of *x*.
+    :raises ModelSpecificationError: for what is not an NDArray or a Symbol.
     """
+    check_array("x", x)
     F = namespace(x)
     # The branch not taken must be finite: its gradient is multiplied by 0, and 0 * inf is NaN.
     curved = F.log1p(F.exp(F.minimum(x, _LINEAR_ABOVE)))
@@ -58,8 +60,10 @@ def inverse_softplus(y):
 
     :param y: positive NDArray or Symbol, any shape.
     :returns: of the shape and dtype of *y*. Softplus of it is y within about |log y| + 1 units in
-        the last place, for raw numbers lie no denser.
+        the last place, because raw numbers lie no denser.
+    :raises ModelSpecificationError: for what is not an NDArray or a Symbol.
     """
+    check_array("y", y)
     F = namespace(y)
     return y + F.log(-F.expm1(-y))
 
@@ -68,8 +72,11 @@ class Transformation(VariableTransformation):
     """
     A transformation that keeps the shape, and checks the values users give.
 
-    A leaf writes ``_forward`` and ``_backward``, both for NDArray and Symbol, and ``_check``.
+    A leaf writes ``_forward`` and ``_backward``, both for NDArray and Symbol, and ``_check``; and how many axes of the
+    value belong together, ``event_axes``: 0 for entries, 1 for vectors, 2 for square matrices.
     """
+
+    event_axes = 0
 
     def transform(self, var, F=None, dtype=None):
         """
@@ -79,7 +86,9 @@ class Transformation(VariableTransformation):
         :param F: unused: the kind of *var* decides.
         :param dtype: unused, as in the host: the result has the dtype of *var*.
         :returns: the constrained array, of the same shape and dtype.
+        :raises ModelSpecificationError: for what is not an array of a shape that this constrains.
         """
+        self._check_raw(var)
         return self._forward(var)
 
     def inverseTransform(self, out_var, F=None, dtype=None):
@@ -101,6 +110,16 @@ class Transformation(VariableTransformation):
         checks.check_finite(self._argument, value)
         self._check(value)
         return self._backward(array)
+
+    def _check_raw(self, raw):
+        """Refuse what is not a raw array; of the matrices those have the shape of the matrix."""
+        check_array(self._raw_argument, raw)
+        if self.event_axes == 2 and isinstance(raw, mx.nd.NDArray):
+            _check_matrix(self._raw_argument, raw.shape)
+
+    @property
+    def _raw_argument(self):
+        return f"raw array under {type(self).__name__}()"
 
     @property
     def _argument(self):
@@ -135,6 +154,8 @@ class Positive(Transformation):
 class Simplex(Transformation):
     """Positive numbers that sum to one along the last axis: y = exp(x) / sum exp(x)."""
 
+    event_axes = 1
+
     def _forward(self, raw):
         return namespace(raw).softmax(raw, axis=-1)
 
@@ -157,6 +178,8 @@ class Simplex(Transformation):
 class LowerCholesky(Transformation):
     """Lower triangular matrices (..., D, D) with a positive diagonal."""
 
+    event_axes = 2
+
     def _forward(self, raw):
         return _to_lower(raw)
 
@@ -164,7 +187,7 @@ class LowerCholesky(Transformation):
         return _from_lower(array)
 
     def _check(self, value):
-        _check_matrix(self._argument, value)
+        _check_matrix(self._argument, value.shape)
         checks.check_lower_triangular(self._argument, value)
         negative = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) < 0)
         if len(negative):
@@ -187,6 +210,8 @@ class CorrelationCholesky(Transformation):
     factor is none the worse for it.
     """
 
+    event_axes = 2
+
     def _forward(self, raw):
         F = namespace(raw)
         rows = with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
@@ -202,7 +227,7 @@ class CorrelationCholesky(Transformation):
         return with_diagonal(F.zeros_like(diagonal), rows + transpose(rows))
 
     def _check(self, value):
-        _check_matrix(self._argument, value)
+        _check_matrix(self._argument, value.shape)
         defect = correlation_factor_defect(value)
         if defect is not None:
             checks.refuse(self._argument, *defect, "Use np.linalg.cholesky of a correlation matrix.")
@@ -210,6 +235,8 @@ class CorrelationCholesky(Transformation):
 
 class PositiveDefinite(Transformation):
     """Symmetric positive definite matrices (..., D, D): C = L L^T of :class:`LowerCholesky`."""
+
+    event_axes = 2
 
     def _forward(self, raw):
         # syrk, not gemm2: faster, and the result is symmetric to the last bit.
@@ -219,7 +246,7 @@ class PositiveDefinite(Transformation):
         return _from_lower(_factor(self._argument, array))
 
     def _check(self, value):
-        _check_matrix(self._argument, value)
+        _check_matrix(self._argument, value.shape)
         checks.check_symmetric(self._argument, value)
 
 
@@ -231,7 +258,11 @@ def correlation_factor_defect(value):
 
     :param value: NumPy array (..., D, D).
     :returns: None if nothing does; else what was found and what was expected, two strings.
+    :raises ModelSpecificationError: for what is not such an array.
     """
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+        checks.refuse("value", f"a {type(value).__name__}", "a NumPy array of float32 or float64", "Convert it first.")
+    checks.check_matrix("value", value.shape)
     diagonal = np.diagonal(value, axis1=-2, axis2=-1)
     norms = np.sqrt(np.sum(np.square(value), axis=-1))
     above = np.triu(value, 1)
@@ -259,11 +290,35 @@ def _from_lower(factor):
     return with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + transpose(factor))
 
 
-def _as_ndarray(argument, value):
-    if isinstance(value, mx.nd.NDArray):
+def check_array(argument, value):
+    """
+    Refuse what MXNet's classic operators cannot take.
+
+    :param argument: the name of the argument.
+    :param value: anything.
+    :raises ModelSpecificationError: unless it is a Symbol, or a dense NDArray of float32 or float64 with entries.
+    """
+    if type(value) is mx.nd.NDArray:
         checks.check_floating(argument, value.dtype)
-        return value.as_nd_ndarray()
-    if isinstance(value, (int, float)):
+        if not value.shape or 0 in value.shape:
+            checks.refuse(argument, f"shape {value.shape}", "at least one entry", "Check what it is computed from.")
+    elif type(value) is not mx.sym.Symbol:
+        kind = f"{type(value).__module__}.{type(value).__name__}"
+        checks.refuse(
+            argument,
+            f"a {kind}",
+            "a dense NDArray, or a Symbol",
+            "Convert an array with mx.nd.array(value, dtype=value.dtype), an mx.np array with .as_nd_ndarray().",
+        )
+
+
+def _as_ndarray(argument, value):
+    if isinstance(value, mx.np.ndarray):
+        value = value.as_nd_ndarray()
+    if isinstance(value, mx.nd.NDArray):
+        check_array(argument, value)
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = np.asarray(value, dtype=get_default_dtype())
     if not isinstance(value, (np.ndarray, np.generic)):
         checks.refuse(
@@ -273,19 +328,21 @@ def _as_ndarray(argument, value):
             "Convert it first, for example with np.array(value, dtype='float32').",
         )
     checks.check_floating(argument, value.dtype)
+    if value.size == 0:
+        checks.refuse(argument, f"shape {value.shape}", "at least one entry", "Check what it is computed from.")
     # In MXNet a shape () means unknown.
     return mx.nd.array(np.atleast_1d(value), dtype=value.dtype)
 
 
-def _check_matrix(argument, value):
-    if value.shape == (1,):
+def _check_matrix(argument, shape):
+    if shape == (1,):
         checks.refuse(
             argument,
             "a single number",
             "a matrix (..., D, D)",
             "Write it as the number times np.eye(D).",
         )
-    checks.check_matrix(argument, value.shape)
+    checks.check_matrix(argument, shape)
 
 
 def _factor(argument, matrix):

@@ -106,10 +106,7 @@ CASES = {
 }
 DIMENSIONS = [1, 2, 5, 20]
 SIZES = [
-    pytest.param(name, dim, id=f"{name}-{dim}")
-    for name, case in CASES.items()
-    for dim in DIMENSIONS
-    if case.count(dim) and (name, dim) != ("Ordered", 1)
+    pytest.param(name, dim, id=f"{name}-{dim}") for name, case in CASES.items() for dim in DIMENSIONS if case.count(dim)
 ]
 
 
@@ -474,7 +471,6 @@ def rows():
         (LowerCholesky(), (2, 3), r"got \(2, 3\) under LowerCholesky\(\); expected two equal last axes"),
         (LowerCholesky(), (rows(), 2), r"got \(N, 2\) under LowerCholesky\(\).*Declare it with an integer"),
         (Simplex(), (4, 1), r"`shape`: got \(4, 1\); expected more than one Simplex\. Make it a constant"),
-        (Ordered(), (1,), r"`shape`: got \(1,\); expected more than one Ordered"),
         (CorrelationCholesky(), (1, 1), r"`shape`: got \(1, 1\); expected more than one CorrelationCholesky"),
     ],
 )

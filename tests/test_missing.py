@@ -256,5 +256,5 @@ def test_a_covariance_that_is_not_positive_definite_is_named():
 
 
 def test_leading_axes_that_do_not_meet_are_refused(rng):
-    with pytest.raises(ValueError, match="do not broadcast"):
+    with pytest.raises(ValueError, match=r"`value`: got leading axes \(5,\); expected those of the Gaussian, \(4,\)"):
         PartlyObserved(Gaussian(nd(rng.normal(size=(4, 3))), covariance=nd(np.eye(3))), nd(rng.normal(size=(5, 3))))
