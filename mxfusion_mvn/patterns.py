@@ -115,12 +115,14 @@ def masked_covariance(covariance, masks):
     :param masks: NDArray (K, D).
     :returns: NDArray (S, K, D, D).
     """
+    if is_differentiated(covariance):
+        both = linalg.outer(masks, masks).expand_dims(0)
+        missing = linalg.from_diagonal(1 - masks).expand_dims(0)
+        return mx.nd.broadcast_add(mx.nd.broadcast_mul(covariance, both), missing)
     masks = masks.expand_dims(0)
     rows = mx.nd.broadcast_mul(covariance, masks.expand_dims(-1))
     # Computed from the covariance, the identity is no constant, of which a compiled program would keep a copy.
-    ones = mx.nd.broadcast_add(1 - masks, 0 * constant(linalg.diagonal(covariance)))
-    if is_differentiated(covariance):
-        return mx.nd.broadcast_mul(rows, masks.expand_dims(-2)) + linalg.from_diagonal(ones)
+    ones = mx.nd.broadcast_add(1 - masks, 0 * linalg.diagonal(covariance))
     mx.nd.broadcast_mul(rows, masks.expand_dims(-2), out=rows)
     return mx.nd.elemwise_add(rows, linalg.from_diagonal(ones), out=rows)
 
