@@ -9,7 +9,7 @@ import operator
 
 from mxfusion_mvn import structures
 from mxfusion_mvn.axes import complement, namespace
-from mxfusion_mvn.checks import FLOAT_DTYPES
+from mxfusion_mvn.checks import FLOAT_DTYPES, kind_defect
 from mxfusion_mvn.failure import RAISE, check_finite, check_positive, check_triangular_factor
 
 import mxnet as mx
@@ -70,7 +70,7 @@ def as_array(name, value, like, size=None):
     :param like: the array that says of which kind, dtype and context.
     :param size: what the last axis of an NDArray must be.
     :returns: NDArray or Symbol; of a number shape (1,).
-    :raises ValueError: for another type, dtype or size.
+    :raises ValueError: for another type, dtype or size, masked entries, and arrays of anything but real numbers.
     """
     if isinstance(value, (mx.nd.NDArray, mx.sym.Symbol)):
         _refuse_np(name, value)
@@ -78,6 +78,7 @@ def as_array(name, value, like, size=None):
             got, wanted = (type(array).__name__ for array in (value, like))
             refuse(name, f"a {got} beside a {wanted}", "one kind of array", "Pass it to the block as an input, too.")
     elif namespace(like) is mx.nd and isinstance(value, (numbers.Real, np.ndarray, list, tuple)):
+        _refuse_kind(name, value)
         value = mx.nd.array(np.atleast_1d(value), dtype=like.dtype, ctx=like.context)
     else:
         accepted = "a Symbol" if namespace(like) is mx.sym else "an NDArray, a NumPy array or a number"
@@ -158,11 +159,13 @@ def split(index, rest, dim, needs_rest=True):
 
 def _check_form(name, value, on_failure):
     if not isinstance(value, (mx.nd.NDArray, mx.sym.Symbol)):
+        _refuse_kind(name, value)
         refuse(
             name,
             f"a {type(value).__name__}",
             "an NDArray or a Symbol",
-            "Convert it with mx.nd.array(x, dtype=x.dtype): these arrays say in which precision to compute.",
+            "Convert it with mx.nd.array(x, dtype='float32'), or 'float64': these arrays say in which precision to "
+            "compute.",
         )
     _refuse_np(name, value)
     if namespace(value) is mx.sym:
@@ -187,6 +190,12 @@ def _low_rank(factor, diagonal):
     if namespace(factor) is mx.nd:
         as_array("diagonal", diagonal, factor, factor.shape[-2])
     return structures.LowRank(factor, diagonal)
+
+
+def _refuse_kind(name, value):
+    defect = kind_defect(value) if isinstance(value, (np.ndarray, list, tuple)) else None
+    if defect is not None:
+        refuse(name, *defect)
 
 
 def _refuse_np(name, value):

@@ -180,6 +180,8 @@ class Interval(Bijection):
     """
 
     def __init__(self, lower=0.0, upper=1.0):
+        for name, bound in (("lower", lower), ("upper", upper)):
+            checks.check_kind(name, bound)
         self.lower, self.upper = _bound("lower", lower), _bound("upper", upper)
         if not do_broadcast(self.lower.shape, self.upper.shape):
             checks.refuse(

@@ -14,6 +14,7 @@ from mxfusion_mvn.summed import is_constant
 
 import mxnet as mx
 import numpy as np
+from mxfusion.common.config import get_default_dtype
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.functions import FunctionEvaluation
 from mxfusion.components.variables import Variable, VariableType
@@ -72,14 +73,14 @@ class SampledFunction(FunctionEvaluation):
         The output.
 
         :param F: ``mxnet.ndarray``.
-        :param variables: dict from uuid to NDArray, (S or 1, ...). Of two dtypes the wider counts.
+        :param variables: dict from uuid to NDArray, (S or 1, ...). Of two floating dtypes the wider counts.
         :param always_return_tuple: whether to wrap it in a list.
         :returns: NDArray (S or 1, ...).
         :raises InferenceError: for shapes that do not fit.
         """
         arrays = {name: variables[variable.uuid] for name, variable in self.inputs}
         self._check({name: array.shape[1:] for name, array in arrays.items()}, InferenceError)
-        dtype = max((np.dtype(array.dtype) for array in arrays.values()), key=lambda dtype: dtype.itemsize)
+        dtype = checks.floating_dtype(array.dtype for array in arrays.values()) or get_default_dtype()
         output = self.eval_impl(F, **{name: array.astype(dtype, copy=False) for name, array in arrays.items()})
         return [output] if always_return_tuple else output
 
@@ -223,6 +224,7 @@ def _may_equal(size, other):
 
 
 def _check_groups(groups):
+    checks.check_kind("groups", groups)
     if not isinstance(groups, (np.ndarray, list, tuple, range)) and not hasattr(groups, "__array__"):
         got = f"a {type(groups).__name__}"
         checks.refuse("groups", got, "integers (N,), the position of the group of each observation", "Pass an array.")

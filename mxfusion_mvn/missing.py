@@ -14,7 +14,7 @@ with about as many rows (up to a factor of two) in one call, so the work does no
 
 from numbers import Integral
 
-from mxfusion_mvn import arrays, linalg
+from mxfusion_mvn import arrays, checks, linalg
 from mxfusion_mvn.axes import broadcast_shapes, namespace
 from mxfusion_mvn.failure import RAISE, OnFailure, factor
 from mxfusion_mvn.gaussian import LOG_2PI, Gaussian
@@ -31,7 +31,8 @@ class PartlyObserved:
 
     :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
         (E..., V...) ending in those of value, or broadcasting to them.
-    :param value: NDArray or NumPy array (V..., D), NaN where an entry is missing. It is read here, which waits for it.
+    :param value: NDArray or NumPy array (V..., D), NaN where an entry is missing, or masked there. It is read here,
+        which waits for it.
     :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call the covariance in messages.
     :raises ValueError: for arguments of other types and shapes, and for a singular or symbolic Gaussian.
@@ -39,6 +40,8 @@ class PartlyObserved:
 
     def __init__(self, gaussian, value, on_failure=RAISE, name="covariance"):
         _check_gaussian(gaussian)
+        if isinstance(value, np.ma.MaskedArray):
+            value = checks.fill_masked(value)
         value = arrays.as_array("value", value, gaussian.mean, gaussian.structure.dim())
         if on_failure is not None and not isinstance(on_failure, OnFailure):
             arrays.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")

@@ -327,6 +327,7 @@ def _as_ndarray(argument, value):
             "an MXNet or NumPy array",
             "Convert it first, for example with np.array(value, dtype='float32').",
         )
+    checks.check_kind(argument, value)
     checks.check_floating(argument, value.dtype)
     if value.size == 0:
         checks.refuse(argument, f"shape {value.shape}", "at least one entry", "Check what it is computed from.")

@@ -752,7 +752,7 @@ def test_a_policy_repairs_scale_and_value():
 def test_a_value_of_the_wrong_size_is_named(rng):
     distribution, variables = broken("Wishart", {})
     variables[list(variables)[-1]] = nd(np.ones((1, 2, 3, 3)))
-    with pytest.raises(InferenceError, match=r"`scale` of variable `X`: got shape \(1, 2, 2\); .*end in \(2, 3, 3\)"):
+    with pytest.raises(InferenceError, match=r"`scale` of variable `X`: got shape \(2, 2\); expected \(2, 3, 3\)"):
         distribution.log_pdf(mx.nd, variables)
 
 

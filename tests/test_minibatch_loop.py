@@ -337,12 +337,20 @@ def test_a_parameter_for_each_row(data):
         map_inference(MinibatchLoop(20), model).run(X=nd(data))
 
 
-def test_data_of_different_lengths(data):
+@pytest.mark.parametrize(
+    ("shared", "message"),
+    [
+        (True, r"`inputs`: got shape \(59, 3\); expected \(N, 3\) with N = 60 as in `X`"),
+        (False, "got 60 rows of `X`, 59 rows of `inputs`; expected as many of each"),
+    ],
+)
+def test_data_of_different_lengths(shared, message, data):
     model = Model()
     model.N = Variable()
-    model.inputs = Variable(shape=(model.N, D))
+    model.M = Variable()
+    model.inputs = Variable(shape=(model.N if shared else model.M, D))
     model.X = MultivariateNormal(model.inputs, nd(COVARIANCE), shape=(model.N, D), dtype="float64")
-    with pytest.raises(InferenceError, match="got 60 rows of `X`, 59 rows of `inputs`; expected as many of each"):
+    with pytest.raises(InferenceError, match=message):
         map_inference(MinibatchLoop(20), model, ("X", "inputs")).run(X=nd(data), inputs=nd(data[1:]))
 
 

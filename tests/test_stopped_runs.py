@@ -5,6 +5,7 @@ import re
 import warnings
 
 from mxfusion_mvn import MultivariateNormal, OnFailure
+from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import (
     MAP,
     CompiledLoop,
@@ -285,10 +286,11 @@ def test_with_noise_the_iteration_is_the_one_of_the_run(capsys):
 
 def test_what_the_first_iteration_raises_is_raised(data):
     loop = BatchLoop()
-    inference = map_inference(loop)
-    inference.initialize(X=(60, 3))
-    with pytest.raises(InferenceError, match="`mean` of variable `X`: got shape"):
-        inference.run(X=nd(np.ones((60, 4)), "float32"))
+    model = Model()
+    model.N = Variable()
+    model.X = MultivariateNormal(linear(np.ones((59, 2), "float32"), Variable(shape=(3, 2))), shape=(model.N, 3))
+    with pytest.raises(InferenceError, match=r"`mean` of variable `X`: got shape \(59, 3\); expected \(60, 3\)"):
+        map_inference(loop, model=model).run(X=nd(np.ones((60, 3)), "float32"))
     assert (loop.record.reason, loop.record.iterations) == ("error", 0)
     assert loop.record.message == "InferenceError after 0 iterations."
 

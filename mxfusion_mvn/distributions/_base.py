@@ -24,7 +24,7 @@ import numpy as np
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.distributions.distribution import Distribution
 from mxfusion.components.model_component import ModelComponent
-from mxfusion.components.variables import Variable
+from mxfusion.components.variables import Variable, VariableType
 from mxfusion.util.inference import realize_shape
 from mxnet import autograd
 
@@ -221,16 +221,23 @@ class VectorDistribution(Distribution):
         return align_samples(arrays, self._event_axes())
 
     def _collect(self, edges, variables):
+        """Arrays by name, all of one dtype and with at least the axes of an event."""
         arrays = {name: _value(name, variable, variables) for name, variable in edges}
-        dtypes = {array.dtype for array in arrays.values() if isinstance(array, mx.nd.NDArray)}
-        held = [array for array in arrays.values() if isinstance(array, mx.nd.NDArray)]
+        held = {name: array for name, array in arrays.items() if isinstance(array, mx.nd.NDArray)}
+        # What is learned or drawn has the dtype of the inference; to data and constants it can make no difference.
+        learned = {name for name, variable in self.inputs if variable.type != VariableType.CONSTANT}
+        dtype = (
+            checks.floating_dtype(array.dtype for name, array in held.items() if name in learned)
+            or checks.floating_dtype(array.dtype for array in held.values())
+            or np.dtype(self.dtype)
+        )
+        ctx = next((array.context for array in held.values()), self.ctx)
         for name, array in arrays.items():
+            axes = len(self.EVENT[name])
             if isinstance(array, numbers.Real):  # the value of Variable(value=2.) reaches a factor as a bare float
-                dtype = max(dtypes, key=_bits) if dtypes else np.dtype(self.dtype)
-                shape = (1,) * (1 + len(self.EVENT[name]))
-                arrays[name] = mx.nd.full(shape, array, dtype=dtype, ctx=held[0].context if held else self.ctx)
-            elif len(dtypes) > 1:
-                arrays[name] = array.astype(max(dtypes, key=_bits), copy=False)
+                arrays[name] = mx.nd.full((1,) * (1 + axes), array, dtype=dtype, ctx=ctx)
+            else:
+                arrays[name] = _with_event_axes(array.astype(dtype, copy=False), axes)
         return arrays
 
     def _check_axes(self, value):
@@ -240,25 +247,22 @@ class VectorDistribution(Distribution):
         # One vector may stand for all rows.
         is_one = 0 < len(got) < len(declared) and got == tuple(declared[-len(got) :])
         if len(got) != len(declared) and not is_one:
-            sizes = ", ".join(str(getattr(size, "name", None) or size) for size in declared)
-            expected = f"({sizes},)" if len(declared) == 1 else f"({sizes})"
-            is_column = len(got) == 1 and len(declared) == 2 and declared[1] == 1
-            cure = f"Write {name}.reshape(-1, 1)" if is_column else "Bring it into that shape"
-            raise InferenceError(f"`{name}`: got shape {got}; expected {expected}. {cure}.")
+            expected, remedy = checks.show_shape(declared), checks.shape_remedy(name, got, declared)
+            raise InferenceError(f"`{name}`: got shape {got}; expected {expected}. {remedy}")
 
     def _check_sizes(self, arrays, shape):
         """Refuse what definition could not: the host knows no shape of what a function puts out, nor how many rows."""
         sizes = self._sizes(shape)
         batch = shape[: len(shape) - len(self.EVENT["random_variable"])]
         for name, array in arrays.items():
-            letters = self.EVENT[name]
-            own, event = array.shape[1 : -len(letters)], array.shape[-len(letters) :]
-            expected = tuple(sizes.get(letter, size) for letter, size in zip(letters, event))
+            letters, got = self.EVENT[name], array.shape[1:]
+            own, event = got[: -len(letters)], got[-len(letters) :]
             fits = all(mine in (1, wanted) for mine, wanted in zip(reversed(own), reversed(batch)))
-            if not fits or any(got not in (1, size) for got, size in zip(event, expected)):
+            if not fits or not _is_event(event, letters, sizes):
+                expected = batch + tuple(sizes.get(letter, letter) for letter in letters)
                 raise InferenceError(
-                    f"`{self._full_name(name)}`: got shape {array.shape}; expected it to end in {batch + expected}, or "
-                    "in what broadcasts to it. Check what it is computed from, or the data."
+                    f"`{self._full_name(name)}`: got shape {got}; expected {checks.show_shape(expected)}, or what "
+                    "broadcasts to it. Check what it is computed from, or the data."
                 )
 
     def _check_samples(self, arrays, samples):
@@ -372,5 +376,17 @@ def _value(name, variable, variables):
     )
 
 
-def _bits(dtype):
-    return np.dtype(dtype).itemsize
+def _with_event_axes(array, axes):
+    """A single number of each sample, (S,) or (S, 1), with the axes of an event; any other array as it is."""
+    if array.ndim > axes or any(size > 1 for size in array.shape[1:]):
+        return array
+    return array.reshape(array.shape[:1] + (1,) * axes)
+
+
+def _is_event(event, letters, sizes):
+    """Whether sizes are those of an event, or 1; equal letters are equal sizes: D entries in a row are no matrix."""
+    return (
+        len(event) == len(letters)
+        and all(size in (1, sizes.get(letter, size)) for letter, size in zip(letters, event))
+        and len(set(zip(letters, event))) == len(set(letters))
+    )

@@ -135,6 +135,7 @@ def _constant(name, value, dtype, ctx, event_axes):
         value = np.full((1,) * event_axes, value, dtype=dtype)
     if not isinstance(value, np.ndarray):
         checks.refuse(name, _describe(value), ACCEPTED, "Convert it with np.array(..., dtype='float32').")
+    checks.check_kind(name, value)
     checks.check_floating(name, value.dtype)
     if value.ndim == 0:
         checks.refuse(name, "an array without axes", ACCEPTED, "Convert it with float().")

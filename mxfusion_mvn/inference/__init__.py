@@ -5,6 +5,7 @@ Everything here enters by the host's seams: its ``GradBasedInference`` and ``Sto
 """
 
 from mxfusion_mvn.inference.files import load, save
+from mxfusion_mvn.inference.grad_based_inference import GradBasedInference
 from mxfusion_mvn.inference.inference_data import to_arviz
 from mxfusion_mvn.inference.laplace import LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
@@ -25,6 +26,7 @@ __all__ = [
     "BatchLoop",
     "CompiledLoop",
     "CompiledMinibatchLoop",
+    "GradBasedInference",
     "LaplaceApproximation",
     "MAP",
     "MinibatchLoop",

@@ -13,6 +13,7 @@ from mxfusion_mvn.functions import SampledFunction
 from mxfusion_mvn.inference._host_draws import draw, insert_axes
 from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.last_runs import last_run_of
+from mxfusion_mvn.inference.loops.observed import as_data, check_shapes
 
 import mxnet as mx
 import numpy as np
@@ -174,12 +175,10 @@ class FinishedInference:
                 f"`data`: got {', '.join(sorted(data))}; expected the observed variables {', '.join(names)}. Pass each "
                 "by its name, or none of them."
             )
-        return [(variable, self._as_ndarray(data[variable.name])) for variable in self.observed]
-
-    def _as_ndarray(self, value):
-        if isinstance(value, mx.nd.NDArray):
-            return value
-        return mx.nd.array(value, dtype=self.inference.dtype, ctx=self.inference.mxnet_context)
+        dtype, ctx = self.inference.dtype, self.inference.mxnet_context
+        arrays = [(variable, as_data(variable, data[variable.name], dtype, ctx)) for variable in self.observed]
+        check_shapes({variable: array.shape for variable, array in arrays})
+        return arrays
 
 
 def _learned_variables(model, params):

@@ -85,6 +85,7 @@ def latent_variables(model, observed, supports=None, excluded=()):
     """
     check_names(model)
     _check_observed(model, observed)
+    _check_something_observed(model, observed)
     random = {v.uuid for v in model.get_latent_variables(variables_to_UUID(observed))}
     for name, variables in (("supports", supports or ()), ("excluded", excluded)):
         for variable in variables:
@@ -102,6 +103,20 @@ def _check_observed(model, observed):
         if variable is observed or not isinstance(variable, Variable) or variable.uuid not in model:
             raise ModelSpecificationError(
                 f"`observed`: got {variable!r}; expected a list of variables of the model. Write [model.x, model.y]."
+            )
+
+
+def _check_something_observed(model, observed):
+    """With nothing observed, the mode of a prior can be wanted; but not of rows whose number only data tell."""
+    if len(observed):
+        return
+    for variable in model.get_latent_variables([]):
+        unknown = [size for size in variable.shape if isinstance(size, Variable) and size.type != VariableType.CONSTANT]
+        if unknown and not variable.successors:
+            raise ModelSpecificationError(
+                f"`observed`: got no variable; expected `{name_of(variable)}` of shape "
+                f"{checks.show_shape(variable.shape)}, a size that only its data tell. Name what is observed: "
+                f"[model.{name_of(variable)}]."
             )
 
 

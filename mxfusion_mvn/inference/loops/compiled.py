@@ -2,7 +2,6 @@
 """A loop that compiles the objective: the graph that the host walks in Python at each step is walked but twice."""
 
 import math
-import sys
 import warnings
 from contextlib import ExitStack, suppress
 
@@ -12,6 +11,7 @@ from mxfusion_mvn.inference.compiler.graph import digest
 from mxfusion_mvn.inference.compiler.steps import possible_steps
 from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.inference.loops.adam import SeveralSteps
+from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
@@ -148,7 +148,7 @@ class CompiledStepper(ImperativeStepper):
         if change is not None:
             self.fallback_reason = f"the objective has changed since it was compiled: {change}"
             message = f"The steps of this run are not to be trusted, for {self.fallback_reason}. Use a loop that does "
-            warnings.warn(f"{message}not compile.", NotCompiledWarning, stacklevel=_levels_to_the_caller())
+            warnings.warn(f"{message}not compile.", NotCompiledWarning, stacklevel=levels_to_the_caller())
         return loss
 
     def refresh(self):
@@ -301,7 +301,7 @@ class CompiledStepper(ImperativeStepper):
         self.compiled = False
         self.fallback_reason = reason
         message = f"Not compiled, and evaluated as the host does: {reason}."
-        warnings.warn(message, NotCompiledWarning, stacklevel=_levels_to_the_caller())
+        warnings.warn(message, NotCompiledWarning, stacklevel=levels_to_the_caller())
 
     def _release(self):
         """Give the host's Parameters their own arrays back; the programs know others."""
@@ -313,14 +313,6 @@ class CompiledStepper(ImperativeStepper):
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None
-
-
-def _levels_to_the_caller():
-    """How many calls lie between the caller of this function and the line of the user that called the host's `run`."""
-    frame, levels, inside = sys._getframe(1), 1, ("mxfusion", "mxfusion_mvn")
-    while frame.f_back is not None and frame.f_globals["__name__"].split(".")[0] in inside:
-        frame, levels = frame.f_back, levels + 1
-    return levels
 
 
 def _settings(parameters):

@@ -10,9 +10,10 @@ import numbers
 import time
 import warnings
 
-from mxfusion_mvn.inference._names import check_names
 from mxfusion_mvn.inference.loops.batches import Subsample
+from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.diagnosis import Objective
+from mxfusion_mvn.inference.loops.observed import check_observed
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.progress import Bar, Silence
 from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
@@ -77,8 +78,7 @@ class TrainingLoop(GradLoop):
             record = self.record = training.record
             objective.remember(data, record)
         if record.reason in ("not finite", "diverged"):
-            # Out of this method, the loop and the host's `run`, to the line that called it.
-            warnings.warn(record.message, TrainingStoppedWarning, stacklevel=4)
+            warnings.warn(record.message, TrainingStoppedWarning, stacklevel=levels_to_the_caller())
         return record
 
 
@@ -120,7 +120,7 @@ class BatchLoop(TrainingLoop):
         :returns: a :class:`~mxfusion_mvn.inference.RunRecord`.
         """
         started = time.perf_counter()
-        _check_names(infr_executor)
+        data = check_observed(infr_executor, data)
         objective = Objective(infr_executor, param_dict, ctx)
         objective.check_can_be_trained()
         iterations = _checked_count("max_iter", max_iter, 0)
@@ -182,7 +182,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         :raises InferenceError: if the model cannot be subsampled, ``batch_size`` exceeds N or ``rv_scaling`` is wrong.
         """
         started = time.perf_counter()
-        _check_names(infr_executor)
+        data = check_observed(infr_executor, data)
         objective = Objective(infr_executor, param_dict, ctx)
         epochs = _checked_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
@@ -194,11 +194,6 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
 
     def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
         return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
-
-
-def _check_names(infr_executor):
-    for graph in infr_executor._infr_method.graphs:
-        check_names(graph)
 
 
 def _checked_count(name, value, least):

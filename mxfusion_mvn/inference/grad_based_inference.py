@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MXFusion's gradient-based inference, which takes data as people have them, and says what is wrong with them."""
+
+from mxfusion_mvn.inference._names import check_names
+from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
+
+import mxfusion.inference as host
+from mxfusion.common.exceptions import InferenceError
+
+_OPTIONS = ("optimizer", "learning_rate", "max_iter", "verbose")
+
+
+class GradBasedInference(host.GradBasedInference):
+    """
+    A drop-in for MXFusion's class of this name, with any algorithm and any loop.
+
+    Data may be NumPy arrays, memory maps (which are copied into memory) and DataFrames, too; numbers of any dtype
+    become those of the inference. What does not fit is refused before anything is learned, by the name of the variable:
+    keywords that are missing, misspelt or not observed, arrays that do not hold numbers, other shapes than declared,
+    and two variables that disagree about N.
+
+    With MXFusion's own class the loops of this package check the kinds of arrays, their dtypes and shapes as well, and
+    the distributions the number of axes, in any loop. But MXFusion then drops keywords that it does not know, and looks
+    at the shapes first, with messages of its own; and it takes NDArrays only.
+
+    :param inference_algorithm: as in MXFusion, such as :class:`~mxfusion_mvn.inference.MAP`.
+    :param grad_loop: as in MXFusion, such as :class:`~mxfusion_mvn.inference.CompiledLoop`.
+    :param constants: as in MXFusion.
+    :param hybridize: as in MXFusion.
+    :param dtype: float32 or float64; None for MXFusion's default.
+    :param context: MXNet context; None for MXFusion's default.
+    """
+
+    def initialize(self, **kw):
+        """
+        Make the parameters, with the sizes that the data have.
+
+        :param kw: the observed variables by name: arrays as in :meth:`run`, or tuples of integers, their shapes.
+        :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
+        :raises InferenceError: as :meth:`run`, and for arrays beside shapes.
+        """
+        if not all(isinstance(value, (tuple, list)) for value in kw.values()):
+            super().initialize(**self._as_data(kw))
+            return
+        self._check_graphs(kw)
+        check_shapes({variable: kw[variable.name] for variable in self._observed()})
+        super().initialize(**kw)
+
+    def run(self, optimizer="adam", learning_rate=1e-3, max_iter=2000, verbose=False, **kwargs):
+        """
+        Train.
+
+        :param optimizer: as in MXFusion, its name; in the loops of this package also an Optimizer.
+        :param learning_rate: its learning rate.
+        :param max_iter: the number of iterations, or of epochs in a loop over minibatches.
+        :param verbose: whether to show the progress.
+        :param kwargs: the observed variables by name, NDArrays, NumPy arrays or DataFrames of the declared shapes.
+            Masked entries are NaN, which is for the variables that were declared with ``missing=True``.
+        :returns: what the loop returns: of those of this package a :class:`~mxfusion_mvn.inference.RunRecord`.
+        :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
+        :raises InferenceError: by the name of the keyword or the variable, if the data do not fit.
+        """
+        data = self._as_data(kwargs)
+        return super().run(optimizer=optimizer, learning_rate=learning_rate, max_iter=max_iter, verbose=verbose, **data)
+
+    def _as_data(self, given):
+        self._check_graphs(given)
+        observed = self._observed()
+        data = {v.name: as_data(v, given[v.name], self.dtype, self.mxnet_context) for v in observed}
+        check_shapes({variable: data[variable.name].shape for variable in observed})
+        return data
+
+    def _check_graphs(self, given):
+        for graph in self.graphs:
+            check_names(graph)
+        if None in self.observed_variable_names:
+            raise InferenceError(
+                "`observed`: got a variable without a name; expected variables of the model, which data are passed to "
+                "by name. Write model.y = ... first."
+            )
+        check_keywords(given, self.observed_variable_names, _OPTIONS)
+
+    def _observed(self):
+        model = self.inference_algorithm.model
+        return [model[uuid] for uuid in self.observed_variable_UUIDs]
