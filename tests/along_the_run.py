@@ -58,7 +58,7 @@ def run(loop, algorithm, data, dtype, steps=STEPS, perturbed=False, **options):
         mx.random.seed(6)
         inference.initialize(**{name: array.shape for name, array in arrays.items()})
         parameters = inference.params.param_dict
-        _fix_averages(algorithm, parameters)
+        fix_averages(algorithm, parameters)
         if perturbed:
             for parameter in parameters.values():
                 parameter.set_data(nd(_perturbed(parameter.data().asnumpy(), dtype), dtype))
@@ -122,7 +122,7 @@ def _perturbed(array, dtype):
     return array * (1 + signs * np.finfo(dtype).eps)
 
 
-def _fix_averages(algorithm, parameters):
+def fix_averages(algorithm, parameters):
     """MXNet has no gradient of the moving averages of BatchNorm, which the host takes for parameters like others."""
     for graph in algorithm.graphs:
         for variable in graph.variables.values():

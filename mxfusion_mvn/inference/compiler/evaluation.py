@@ -9,17 +9,19 @@ what Python does in an evaluation is done no more often. They are traced. The pr
 * the program, run on the draws of the second evaluation, gives its loss and all of its gradients;
 * each parameter with a gradient is in the graph.
 
-At the end of a run the objective is evaluated and traced once more, to see whether it is still the same.
+What is right at one point may be wrong at others: along a run the objective is evaluated and traced again, at the
+parameters and with the draws of a run of the program, which has to give the same loss and gradients.
 """
 
 import pickle
 import random
-from typing import List, NamedTuple
+from contextlib import contextmanager
+from typing import Any, Dict, List, NamedTuple
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, Graph, difference, digest, leaf
+from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, difference, digest, leaf
 from mxfusion_mvn.inference.compiler.program import Program
 from mxfusion_mvn.inference.compiler.simplify import simplify
-from mxfusion_mvn.inference.compiler.tracing import TRAINING_ONLY, tracing
+from mxfusion_mvn.inference.compiler.tracing import tracing
 from mxfusion_mvn.summed import summed_log_pdf
 
 import mxnet as mx
@@ -32,6 +34,11 @@ from mxnet import autograd
 # float32.
 _GRADIENT = {"float32": (5e-3, 1e-5), "float64": (1e-6, 1e-10)}
 _LOSS = {"float32": 1e-4, "float64": 1e-9}
+# Where parameters have arrived gradients are differences of larger terms: how often more than what rounding the
+# parameters does to an evaluation a program may be off.
+_ROUNDINGS = 50
+# Operators whose draws have few values, and may come twice.
+_FEW_VALUES = ("Dropout", "poisson", "binomial", "multinomial", "bernoulli", "randint", "shuffle")
 
 
 class _Evaluation(NamedTuple):
@@ -41,6 +48,18 @@ class _Evaluation(NamedTuple):
     constants: List[bytes]
     draws: List[bytes]
     draws_elsewhere: bool
+
+
+class Result(NamedTuple):
+    """A loss, its gradients, dict from uuid to NumPy array, and the draws behind them, list of NDArrays."""
+
+    loss: Any
+    gradients: Dict[str, Any]
+    draws: Any = ()
+
+    def is_finite(self):
+        """Whether all of it is finite."""
+        return bool(np.isfinite(self.loss)) and all(np.isfinite(gradient).all() for gradient in self.gradients.values())
 
 
 class Evaluations:
@@ -85,24 +104,55 @@ class Evaluations:
             self.data = data
         return loss.detach()
 
-    def can_check(self):
+    def deviation(self, result, data):
         """
-        Whether the objective can be evaluated and traced once more without leaving a mark.
+        Evaluate imperatively with the draws of a program, and compare; gradients are left with the parameters.
 
-        :returns: a bool.
-        """
-        # In training mode, where an objective is traced, these draw or move averages; out of it they do not.
-        return self._compiled is not None and not set(TRAINING_ONLY) & set(self.traced.operators())
-
-    def check(self, data):
-        """
-        Evaluate imperatively, and compare with what was compiled.
-
+        :param result: :class:`Result` of the program at the present parameters.
         :param data: list of NDArrays.
-        :returns: the loss, NDArray, and how the objective has changed, None if it has not.
+        :returns: how they differ, None if they do not.
         """
-        trace, known, loss, _ = self._traced(data)
-        return loss.detach(), trace.reason if known is None else _change(self._compiled, known)
+        with self.kept_states():
+            return self._deviation_from(result, data)
+
+    @contextmanager
+    def kept_states(self):
+        """Within a ``with`` block, what operators update in place is as before when it ends."""
+        states = [node.array for node in self.traced.nodes if node.operator == STATE]
+        kept = [state.copy() for state in states]
+        try:
+            yield
+        finally:
+            for state, before in zip(states, kept):
+                before.copyto(state)
+
+    def _deviation_from(self, result, data):
+        trace, known, loss, objective = self._traced(data, result.draws)
+        if known is None:
+            return trace.reason
+        objective.backward()
+        reason = _change(self._compiled, known)
+        wanted = self._result(loss)
+        if reason is not None or not (wanted.is_finite() or result.is_finite()):  # a failure is the driver's to report
+            return reason
+        if self._difference(wanted, result) is None:
+            return None
+        return self._difference(wanted, result, self._sensitivity(wanted, data, result.draws))
+
+    def _sensitivity(self, wanted, data, draws):
+        """How far loss and gradients move where parameters move by their rounding."""
+        arrays = [parameter.data() for parameter in self._parameters.values()]
+        kept = [array.copy() for array in arrays]
+        for array in arrays:
+            signs = 1 - 2 * (mx.nd.arange(array.size, dtype=array.dtype, ctx=self._ctx) % 2).reshape(array.shape)
+            array += signs * float(np.finfo(array.dtype).eps) * mx.nd.max(mx.nd.abs(array)).asscalar()
+        _, _, loss, objective = self._traced(data, draws)
+        objective.backward()
+        moved = self._result(loss)
+        for array, before in zip(arrays, kept):
+            before.copyto(array)
+        gradients = {uuid: np.abs(moved.gradients[uuid] - wanted.gradients[uuid]).max() for uuid in wanted.gradients}
+        return _ROUNDINGS * abs(moved.loss - wanted.loss), {uuid: _ROUNDINGS * g for uuid, g in gradients.items()}
 
     def program(self, learned):
         """
@@ -120,11 +170,11 @@ class Evaluations:
             self.reason = f"MXNet cannot bind the graph: {_last_line(error)}"
             return None
 
-    def _traced(self, data):
+    def _traced(self, data, draws=None):
         """The trace, what is known of the evaluation, None if it cannot be traced, its loss and its objective."""
         streams = _streams()
         sums = FactorGraph.log_pdf.__code__
-        with tracing(self._leaves(data)) as trace, summed_log_pdf(lambda array: not trace.holds(array), sums):
+        with tracing(self._leaves(data), draws) as trace, summed_log_pdf(lambda array: not trace.holds(array), sums):
             with autograd.record():
                 loss, objective = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
         graph = trace.graph(loss, objective)
@@ -142,49 +192,58 @@ class Evaluations:
         if before is None:
             return
         self._before = None
-        wanted = {uuid: parameter.grad().asnumpy() for uuid, parameter in self._parameters.items()}
-        value = loss.asnumpy().ravel()[0]
-        if np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in wanted.values()):
-            self.reason = _change(before, now) or _doubt(now) or self._deviation(now.graph, value, wanted)
+        wanted = self._result(loss)
+        if wanted.is_finite():
+            reason = _change(before, now) or _seeded(before, now) or _doubt(now)
+            self.reason = reason or self._deviation(now.graph, wanted)
             self._compiled = now if self.reason is None else None
         # Else the run is about to end, or the next evaluations will show.
 
-    def _deviation(self, graph, value, wanted):
+    def _result(self, loss):
+        gradients = {uuid: parameter.grad().asnumpy() for uuid, parameter in self._parameters.items()}
+        return Result(loss.asnumpy().ravel()[0], gradients)
+
+    def _deviation(self, graph, wanted):
         """
         Run programs on the draws of an evaluation until one does the same; say how they differ, or keep that one.
 
         Where rounding counts for much, gradients that MXNet finds may be nearer to the evaluation's than those derived.
         """
+        self.traced = graph
         for is_derived in (True, False):
             try:
                 simplified = simplify(graph, is_derived)
-                reason = self._deviation_of(simplified, value, wanted, graph)
+                reason = self._difference(wanted, self._result_of(simplified))
             except Exception as error:  # whatever it is, the imperative evaluation does without
                 reason = f"MXNet cannot run the graph: {_last_line(error)}"
             if reason is None:
-                self.traced, self.simplified = graph, simplified
+                self.simplified = simplified
                 return None
         return reason
 
-    def _deviation_of(self, simplified, value, wanted, graph):
+    def _result_of(self, simplified):
         got = {uuid: mx.nd.zeros_like(parameter.grad()) for uuid, parameter in self._parameters.items()}
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
         program = Program(simplified, values, got, self._ctx, fixed_noise=True, own_states=True)
         program.run()
         program.deliver()
-        reason = _loss_deviation(value, program.loss.asnumpy().ravel()[0])
-        return reason or self._gradient_deviation(wanted, got, graph)
+        loss = program.loss.asnumpy().ravel()[0]
+        return Result(loss, {uuid: gradient.asnumpy() for uuid, gradient in got.items()})
 
-    def _gradient_deviation(self, wanted, got, graph):
-        held = graph.parameters()
-        largest = max(np.abs(gradient).max() for gradient in wanted.values())
-        for uuid, gradient in wanted.items():
+    def _difference(self, wanted, got, allowed=(0.0, {})):
+        """How the result of a program differs from an evaluation's by more than rounding, None if it does not."""
+        tolerance = _LOSS.get(np.asarray(wanted.loss).dtype.name, 0.0) * max(1.0, abs(wanted.loss)) + allowed[0]
+        if not abs(got.loss - wanted.loss) <= tolerance:
+            return f"the graph gives a loss of {got.loss:.8g}, the evaluation one of {wanted.loss:.8g}"
+        held = self.traced.parameters()
+        largest = max(np.abs(gradient).max() for gradient in wanted.gradients.values())
+        for uuid, gradient in wanted.gradients.items():
             size = np.abs(gradient).max()
             if uuid not in held and size > 0:
                 return "a parameter has a gradient and is not in the graph"
             relative, absolute = _GRADIENT[gradient.dtype.name]
-            off = np.abs(got[uuid].asnumpy() - gradient).max()
-            if not off <= relative * size + absolute * largest:
+            off = np.abs(got.gradients[uuid] - gradient).max() if uuid in got.gradients else size
+            if not off <= relative * size + absolute * largest + allowed[1].get(uuid, 0.0):
                 return f"the gradient of the graph differs, by {off:.3g} where the largest entry is {size:.3g}"
         return None
 
@@ -199,7 +258,8 @@ def _constants(graph):
 
 def _draws(graph):
     """What random operators drew, if they draw real numbers: these do not come twice."""
-    draws = [array for node in graph.nodes if node.is_random and node.operator != "Dropout" for array in node.noise]
+    nodes = [node for node in graph.nodes if node.is_random and not any(few in node.operator for few in _FEW_VALUES)]
+    draws = [array for node in nodes for array in node.noise]
     return [array for array in draws if np.dtype(array.dtype).kind == "f"]
 
 
@@ -219,6 +279,10 @@ def _change(before, now):
                 "evaluation to the next (random numbers of NumPy, a counter, a value read into Python, or data "
                 "changed in place)"
             )
+    return None
+
+
+def _seeded(before, now):
     if any(first == second for first, second in zip(before.draws, now.draws)):
         return "the same random numbers are drawn in each evaluation, so something seeds the random streams"
     return None
@@ -237,13 +301,6 @@ def _streams():
 
 def _constant_nodes(graph):
     return [node for node in graph.nodes if node.operator == CONSTANT]
-
-
-def _loss_deviation(wanted, got):
-    tolerance = _LOSS.get(np.asarray(wanted).dtype.name, 0.0)
-    if not abs(got - wanted) <= tolerance * max(1.0, abs(wanted)):
-        return f"the graph gives a loss of {got:.8g}, the evaluation one of {wanted:.8g}"
-    return None
 
 
 def _last_line(error):

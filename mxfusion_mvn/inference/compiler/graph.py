@@ -253,6 +253,7 @@ class SymbolBuilder:
         self.fixed_noise = fixed_noise
         self.leaves = {}  # name of the variable -> leaf or NDArray
         self._symbols = {}
+        self._draws = []
 
     def build(self, graph, learned):
         """
@@ -262,7 +263,7 @@ class SymbolBuilder:
         :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
         :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or the
             results of the graph, in the order of the parameters, zero where there is none: in one flat array where
-            :func:`are_joined` says so. What keeps the random operators in their order comes first.
+            :func:`are_joined` says so. Without fixed noise the draws come first, in their order.
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
@@ -271,11 +272,10 @@ class SymbolBuilder:
             heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
         else:
             heads = [*self._results(graph.results, learned), self._head(graph.loss)]
-        if self.fixed_noise or _keeps_order(graph):
+        if self.fixed_noise:
             return mx.sym.Group(heads)
-        # MXNet runs the operators behind the first output first.
-        draws = [mx.sym.BlockGrad(self._symbols[id(node)][0]) for node in graph.nodes if node.is_random]
-        return mx.sym.Group(draws + heads)
+        # MXNet runs the operators behind the first output first: this keeps the draws in their order.
+        return mx.sym.Group([mx.sym.BlockGrad(draw) for draw in self._draws] + heads)
 
     def _results(self, results, learned):
         heads = [self._head(results[name]) if name in results else self._zeros(like) for name, like in learned.items()]
@@ -300,16 +300,27 @@ class SymbolBuilder:
     def _symbol(self, node):
         if node.is_leaf:
             return self._variable(node.operator, node, node.shapes[0], node.dtypes[0])
-        if self.fixed_noise and node.is_random:
-            return self._noise(node)
-        return call(
-            node.operator, [self._entry(entry) for entry in node.inputs], node.attributes, f"node{len(self._symbols)}"
-        )
+        if node.is_random:
+            return self._random(node)
+        return self._call(node, [self._entry(entry) for entry in node.inputs])
 
-    def _noise(self, node):
+    def _call(self, node, inputs):
+        return call(node.operator, inputs, node.attributes, f"node{len(self._symbols)}")
+
+    def _random(self, node):
+        if node.operator != "Dropout":
+            return self._drawn(node, [self._entry(entry) for entry in node.inputs])
+        # Dropout does not give its mask, which is what it makes of ones.
+        ones = mx.nd.ones(node.shapes[0], dtype=node.dtypes[0], ctx=node.noise[0].context)
+        mask = self._drawn(node, [self._variable("ones", ones, ones.shape, ones.dtype)])
+        return mx.sym.broadcast_mul(self._entry(node.inputs[0]), mask)
+
+    def _drawn(self, node, inputs):
+        if not self.fixed_noise:
+            drawn = self._call(node, inputs)
+            self._draws.append(drawn[0])
+            return drawn
         variables = [self._variable("noise", array, array.shape, array.dtype) for array in node.noise]
-        if node.operator == "Dropout":
-            return mx.sym.broadcast_mul(self._entry(node.inputs[0]), variables[0])
         return variables[0] if len(variables) == 1 else mx.sym.Group(variables)
 
     def _variable(self, kind, value, shape, dtype):
@@ -344,22 +355,3 @@ def call(name, inputs, attributes, label):
         attributes = dict(attributes, **{counter: str(len(inputs))})
     keys, values = list(attributes), list(attributes.values())
     return _symbol_creator(handle, inputs, None, keys, values, label, False)
-
-
-def _in_order_of_outputs(graph):
-    return [graph.objective, graph.loss] if graph.results is None else [*graph.results.values(), graph.loss]
-
-
-def _keeps_order(graph):
-    """Whether MXNet, which runs the inputs of an operator from left to right, draws in the order of the trace."""
-    order, seen = [], set()
-    stack = [(node, False) for node, _ in reversed(_in_order_of_outputs(graph))]
-    while stack:
-        node, is_done = stack.pop()
-        if is_done:
-            order.append(node)
-        elif id(node) not in seen:
-            seen.add(id(node))
-            stack.append((node, True))
-            stack.extend((source, False) for source, _ in reversed(node.inputs))
-    return [id(node) for node in order if node.is_random] == [id(node) for node in graph.nodes if node.is_random]

@@ -76,7 +76,7 @@ def _traced_operator(trace):
         if name == "Dropout" and out is None and autograd.is_training():
             return _traced_dropout(trace, call, handle, arrays, attributes)
         inputs = arrays if out is None else _before_writing(trace, arrays, out)
-        result = call(handle, arrays, keys, values, out, is_np_op, *flags)
+        result = _called(trace, name, out, lambda: call(handle, arrays, keys, values, out, is_np_op, *flags))
         outputs = list(result) if isinstance(result, (list, tuple)) else [result]
         name, attributes = _replayable(trace, name, attributes, inputs, outputs)
         noise = outputs if is_random_operator(name) else None
@@ -84,6 +84,15 @@ def _traced_operator(trace):
         return result
 
     return hook
+
+
+def _called(trace, name, out, function):
+    """The result of an operator: a draw may be given."""
+    if not is_random_operator(name):
+        return function()
+    with trace.deaf():
+        drawn = trace.draw(function)
+        return drawn if out is None or drawn is out else drawn.copyto(out)
 
 
 def _before_writing(trace, inputs, out):
@@ -97,7 +106,7 @@ def _traced_dropout(trace, call, handle, arrays, attributes):
     """Dropout of ones draws the mask, from the same random numbers; the product is what Dropout gives."""
     with trace.deaf():
         with autograd.pause(train_mode=True):
-            mask = invoke(call, handle, [mx.nd.ones_like(arrays[0])], attributes)
+            mask = trace.draw(lambda: invoke(call, handle, [mx.nd.ones_like(arrays[0])], attributes))
         result = mx.nd.elemwise_mul(arrays[0], mask)
     trace.note("Dropout", arrays, attributes, [result], noise=[mask])
     return result

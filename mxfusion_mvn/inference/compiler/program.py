@@ -28,7 +28,8 @@ class Program:
     :param own_states: whether to work on copies of the arrays that operators update in place.
     :param one_by_one: whether to hand the operators to the worker one by one, for MXNet's profiler to see them.
 
-    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it. ``results`` is the NDArray (size of all
+    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it; ``draws`` are those that it writes what
+    its random operators draw to, in their order. ``results`` is the NDArray (size of all
     parameters,) that a run writes the results of the graph to, in the order of ``gradients``; None where they are in
     several arrays, or where MXNet finds the gradients.
     """
@@ -48,6 +49,7 @@ class Program:
         with _binding_options(_ONE_BY_ONE if one_by_one else _OPTIONS):
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
+        self.draws = [] if fixed_noise else self.executor.outputs[: sum(node.is_random for node in graph.nodes)]
         self.losses = Losses(self.loss)
         self.results, self._deliveries = None, []
         if self._is_derived:

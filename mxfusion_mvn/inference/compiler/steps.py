@@ -42,13 +42,15 @@ def several_steps(graph, parameters, moments, rates, constants):
     :param rates: NDArray (K,): the learning rate of each step, corrected for the bias of the averages.
     :param constants: dict of the attributes of MXNet's ``adam_update`` but for the learning rate.
     :returns: a graph whose loss is (K,), the losses before each step. Its results are the values after them, and, by
-        the names that :func:`gradient_name` gives, the gradients of the last.
+        the names that :func:`gradient_name` and :func:`before_name` give, the gradients of the last and the values
+        before it.
     """
     builder = _Builder(graph, parameters, moments, constants)
     losses = [builder.step(rates[index : index + 1]) for index in range(rates.size)]
+    before = {before_name(name): entry for name, entry in builder.before.items()}
     loss = builder.add("Concat", losses, rates.shape, rates.dtype, {"dim": "0"})
     gradients = {gradient_name(name): entry for name, entry in builder.gradients.items()}
-    return Graph(builder.nodes, loss, loss, {**builder.values, **gradients})
+    return Graph(builder.nodes, loss, loss, {**builder.values, **gradients, **before})
 
 
 def gradient_name(name):
@@ -61,18 +63,28 @@ def gradient_name(name):
     return f"gradient of {name}"
 
 
+def before_name(name):
+    """
+    The name of the result that is the value of a parameter before the last step.
+
+    :param name: that of the parameter.
+    :returns: a text.
+    """
+    return f"{name} before"
+
+
 class _Builder:
     """
     Appends steps to a graph.
 
     ``nodes`` are its nodes, ``values`` the entries of the parameters after the steps made so far, ``gradients`` those
-    of the last.
+    of the last, ``before`` the values before it.
     """
 
     def __init__(self, graph, parameters, moments, constants):
         self._graph = graph
         self._constants = {"lr": "1.0", **{name: str(value) for name, value in constants.items()}}
-        self._moments, self._zeros, self.values, self.gradients = {}, {}, {}, {}
+        self._moments, self._zeros, self.values, self.gradients, self.before = {}, {}, {}, {}, {}
         self.nodes = [node for node in graph.nodes if node.is_leaf]
         held = {node.key: (node, 0) for node in self.nodes if node.operator == PARAMETER}
         for name, array in parameters.items():
@@ -96,6 +108,7 @@ class _Builder:
                 made[id(node)] = node.with_inputs(inputs)
                 self.nodes.append(made[id(node)])
         rate = self._leaf(CONSTANT, rate)
+        self.before = dict(self.values)
         # Where the gradient is zero, what Adam remembers of others may still move a parameter.
         gradients = {name: self._made(made, entry) for name, entry in self._graph.results.items()}
         self.gradients = {name: gradients.get(name, zeros) for name, zeros in self._zeros.items()}

@@ -47,13 +47,15 @@ class Trace:
     What one evaluation did.
 
     :param leaves: list of parameter and data leaves, see :func:`~mxfusion_mvn.inference.compiler.graph.leaf`.
+    :param draws: list of NDArrays that random operators are to give in place of what they would draw, None to draw.
 
     ``reason`` says why the trace is of no use, None if it is sound; ``folded`` counts, by operator, the calls that were
     evaluated once and for all.
     """
 
-    def __init__(self, leaves):
+    def __init__(self, leaves, draws=None):
         self.reason = None
+        self._draws = None if draws is None else list(draws)
         self.folded = Counter()
         self._nodes = list(leaves)
         self._entries = {node.array.handle.value: (node, 0) for node in leaves}
@@ -109,6 +111,20 @@ class Trace:
         :returns: a bool.
         """
         return self.reason is None and threading.get_ident() == self._thread
+
+    def draw(self, function):
+        """
+        What a random operator draws.
+
+        :param function: a function without arguments that draws, and returns an NDArray or a list of them.
+        :returns: what it returns; or, where the draws are given, a copy of the next one of them.
+        """
+        if self._draws is None:
+            return function()
+        if not self._draws:
+            self.give_up("the objective draws more random numbers than when it was compiled")
+            return function()
+        return self._draws.pop(0).copy()
 
     @contextmanager
     def deaf(self):
@@ -221,13 +237,14 @@ class Trace:
 
 
 @contextmanager
-def tracing(leaves):
+def tracing(leaves, draws=None):
     """
     Trace what the body of a ``with`` statement computes.
 
     :param leaves: list of parameter and data leaves.
+    :param draws: list of NDArrays that random operators are to give, None to draw.
     :returns: a context manager that gives a :class:`Trace`.
     """
-    trace = Trace(leaves)
+    trace = Trace(leaves, draws)
     with _LOCK, hooked(trace):
         yield trace

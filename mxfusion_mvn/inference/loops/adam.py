@@ -4,7 +4,7 @@
 import math
 
 from mxfusion_mvn.inference.compiler.program import HostArray, OperatorCall, Pool, Program
-from mxfusion_mvn.inference.compiler.steps import gradient_name, several_steps
+from mxfusion_mvn.inference.compiler.steps import before_name, gradient_name, several_steps
 
 import mxnet as mx
 import numpy as np
@@ -80,6 +80,9 @@ class SeveralSteps:
     :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters` of those that are learned, updated by Adam.
     :param ctx: MXNet context.
     :param count: the number of steps, K.
+
+    Of the last step, ``before`` holds the values before it, NDArray (size of all parameters,), ``last_loss`` the loss
+    there, and ``last_draws`` the draws of its random operators, a list of NDArrays.
     """
 
     def __init__(self, graph, parameters, flat, ctx, count):
@@ -89,9 +92,14 @@ class SeveralSteps:
         moments = {uuid: tuple(flat.parts(moment)[uuid] for moment in flat.adam.moments) for uuid in learned}
         rates = mx.nd.zeros((count,), dtype=flat.values.dtype, ctx=ctx)
         steps = several_steps(graph, learned, moments, rates, flat.adam.options)
-        wanted = {**learned, **{gradient_name(uuid): array for uuid, array in learned.items()}}
+        wanted = {name(uuid): array for name in (str, gradient_name, before_name) for uuid, array in learned.items()}
         self._program = Program(steps, {**parameters, **learned}, wanted, ctx)
-        values, self._gradients = (self._program.results[half * flat.size :][: flat.size] for half in (0, 1))
+        values, self._gradients, self.before = (
+            self._program.results[part * flat.size :][: flat.size] for part in (0, 1, 2)
+        )
+        draws = self._program.draws
+        self.last_draws = draws[len(draws) - len(draws) // count :]
+        self._rate = None
         self._advance = OperatorCall("_copyto", [values], flat.values)
         self._rates = Pool(lambda: _rates(rates))
 
@@ -105,12 +113,34 @@ class SeveralSteps:
         lease = self._rates.lease()
         rates, copy = lease.lent
         corrected = [self._flat.adam.corrected(rate) for rate in learning_rates]
+        self._rate = corrected[-1]
         rates.write(np.array(corrected, "float32").tolist())  # as MXNet's operator takes it
         copy()
         self._program.run()
         self._advance()
         self._flat.newest_gradients = self._gradients
         return self._program.losses.keep(lease)
+
+    @property
+    def last_loss(self):
+        """The loss before the last step, NDArray (1,)."""
+        return self._program.loss[self.count - 1 :]
+
+    def deviation(self):
+        """
+        How the last step differs from one of Adam, from the moving averages that it left.
+
+        :returns: a text, None if it does not.
+        """
+        mean, square = (moment.asnumpy() for moment in self._flat.adam.moments)
+        epsilon = self._flat.adam.options.get("epsilon", _DEFAULTS["epsilon"])
+        wanted = -self._rate * mean / (np.sqrt(square) + epsilon)
+        before = self.before.asnumpy()
+        got, largest = self._flat.values.asnumpy() - before, np.abs(wanted).max()
+        rounding = 4 * np.finfo(before.dtype).eps * np.abs(before)
+        if np.isfinite(largest) and not (np.abs(got - wanted) <= 1e-3 * largest + rounding).all():
+            return f"a step of Adam differs by {np.abs(got - wanted).max():.3g} where the largest is {largest:.3g}"
+        return None
 
 
 def _rates(target):

@@ -2,10 +2,11 @@
 """A loop that compiles the objective: the graph that the host walks in Python at each step is walked but twice."""
 
 import math
+import time
 import warnings
 from contextlib import ExitStack, suppress
 
-from mxfusion_mvn.inference.compiler.evaluation import Evaluations
+from mxfusion_mvn.inference.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.inference.compiler.explain import explain
 from mxfusion_mvn.inference.compiler.graph import digest
 from mxfusion_mvn.inference.compiler.steps import possible_steps
@@ -14,7 +15,8 @@ from mxfusion_mvn.inference.loops.adam import SeveralSteps
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.loops.steppers import ImperativeStepper
+from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
+from mxfusion_mvn.inference.loops.verification import Runs
 
 import mxnet as mx
 from mxfusion.common.exceptions import InferenceError
@@ -54,10 +56,12 @@ class CompiledLoop(Explained, BatchLoop):
     same at the speed of its operators, with Adam and small models for several iterations at once. With the same
     ``mx.random.seed`` the parameters are those of the host's loop up to rounding. What depends on neither parameters
     nor random numbers is computed once, when a run begins: data may be changed between runs, not within one, and what
-    Python does in an evaluation is done in three: a schedule of the objective that counts its own evaluations stands
-    still. A checkpoint function may set, fix and free parameters. At its end a run warns if the objective, or the data,
-    have changed since they were compiled.
+    Python does in an evaluation is done a few times only: a schedule of the objective that counts its own evaluations
+    stands still. A checkpoint function may set, fix and free parameters.
 
+    At the second, 10th, 100th, ... run of a program, and at the end, loss and gradients are compared with those of the
+    objective, evaluated imperatively at the same parameters with the same draws. Where they differ, because the
+    objective or the data have changed or the program is wrong, the run returns to the last step that was verified.
     Where the objective cannot be compiled, or a comparison leaves any doubt, the loop goes on as a
     :class:`~mxfusion_mvn.inference.BatchLoop`, warns once, and says why in ``record.fallback_reason``.
 
@@ -85,6 +89,8 @@ class CompiledStepper(ImperativeStepper):
         self._evaluations = {}
         self._points = {}
         self._programs = {}
+        self._runs = {}
+        self._started = time.perf_counter()
         self._explained = {}
         self._several = None
         self._remaining = 0
@@ -115,7 +121,24 @@ class CompiledStepper(ImperativeStepper):
         """As :meth:`Stepper.steps`."""
         if len(learning_rates) == 1:
             return [self.step(*learning_rates)]
+        self._runs["several"].count += 1
         return self._several.push(learning_rates)
+
+    def runs_of_program(self, count):
+        """As :meth:`Stepper.runs_of_program`."""
+        return self._runs.get("several" if count > 1 else self._shapes())
+
+    def verified_steps(self, learning_rates):
+        """As :meth:`Stepper.verified_steps`."""
+        started, runs = time.perf_counter(), self.runs_of_program(len(learning_rates))
+        several = len(learning_rates) > 1
+        losses = self._verified_several(learning_rates) if several else [self._verified_step(*learning_rates)]
+        runs.note(time.perf_counter() - started)
+        return losses
+
+    def give_up_compiling(self, reason):
+        """As :meth:`Stepper.give_up_compiling`."""
+        self._give_up(reason, "Compiled before, and now evaluated as MXFusion does")
 
     def snapshot(self):
         """As :meth:`Stepper.snapshot`."""
@@ -140,16 +163,21 @@ class CompiledStepper(ImperativeStepper):
             self._flat.deliver_gradients()
 
     def evaluate(self):
-        """As :meth:`Stepper.evaluate`; warns if the objective is not the one any more that was compiled."""
-        evaluations = self._evaluations.get(self._shapes())
-        if evaluations is None or not evaluations.can_check():
+        """As :meth:`Stepper.evaluate`."""
+        program = self._programs.get(self._shapes())
+        if program is None:
             return super().evaluate()
-        loss, change = evaluations.check(self.next_data())
-        if change is not None:
-            self.fallback_reason = f"the objective has changed since it was compiled: {change}"
-            message = f"The steps of this run are not to be trusted, for {self.fallback_reason}. Use a loop that does "
-            warnings.warn(f"{message}not compile.", NotCompiledWarning, stacklevel=levels_to_the_caller())
-        return loss
+        evaluations = self._evaluations[self._shapes()]
+        gradients = [parameter.grad().copy() for parameter in self._trained.values()]
+        with evaluations.kept_states():
+            self._fill(evaluations)
+            program.run()
+            self._verify(program.deliver, program.loss, program.draws)
+        for parameter, gradient in zip(self._trained.values(), gradients):
+            gradient.copyto(parameter.grad())
+        if self._flat is not None:
+            self._flat.newest_gradients = self._flat.gradients
+        return program.loss.copy()
 
     def refresh(self):
         """As :meth:`Stepper.refresh`."""
@@ -185,16 +213,53 @@ class CompiledStepper(ImperativeStepper):
         program = self._programs.get(shapes)
         if program is None:
             return self._traced_step(shapes, learning_rate)
-        self._fill(self._evaluations[shapes])
-        self._compiled_steps += 1
-        program.run()
+        self._run(shapes)
         if self._flat is None or program.results is None:
             program.deliver()
+        return self._updated(program, learning_rate)
+
+    def _run(self, shapes):
+        self._fill(self._evaluations[shapes])
+        self._compiled_steps += 1
+        self._runs[shapes].count += 1
+        self._programs[shapes].run()
+
+    def _updated(self, program, learning_rate):
         if self._flat is None:
             for array in self._learned_arrays:
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
         self._update(learning_rate, program.results)
         return program.losses.keep()[0]
+
+    def _verified_step(self, learning_rate):
+        shapes = self._shapes()
+        program = self._programs[shapes]
+        self._run(shapes)
+        self._verify(program.deliver, program.loss, program.draws)
+        program.deliver()
+        return self._updated(program, learning_rate)
+
+    def _verified_several(self, learning_rates):
+        """The last step is compared, at the values before it."""
+        several = self._several
+        losses = self.steps(learning_rates)
+        after = self._flat.values.copy()
+        several.before.copyto(self._flat.values)
+        self._verify(self._flat.deliver_gradients, several.last_loss, several.last_draws)
+        after.copyto(self._flat.values)
+        reason = several.deviation()
+        if reason is not None:
+            raise DeviationError(reason)
+        return losses
+
+    def _verify(self, deliver, loss, draws):
+        """Compare a loss, and the gradients that a function delivers to the parameters, with an evaluation."""
+        deliver()
+        gradients = {uuid: self._trained[uuid].grad().asnumpy() for uuid in self._learned}
+        result = Result(loss.asnumpy().ravel()[0], gradients, draws)
+        reason = self._evaluations[self._shapes()].deviation(result, self.next_data())
+        if reason is not None:
+            raise DeviationError(f"the objective has changed since it was compiled, or the program is wrong: {reason}")
 
     @property
     def _has_given_up(self):
@@ -265,6 +330,7 @@ class CompiledStepper(ImperativeStepper):
         program = evaluations.program(learned)
         if program is not None:
             self._programs[shapes] = program
+            self._runs[shapes] = Runs(self._started)
             self._explained[shapes] = evaluations
             self._set_threads()
             self.compiled = True
@@ -280,6 +346,7 @@ class CompiledStepper(ImperativeStepper):
             values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
             with suppress(mx.base.MXNetError):  # single steps do as well
                 self._several = SeveralSteps(evaluations.simplified, values, self._flat, self._ctx, count)
+                self._runs["several"] = Runs(self._started)
 
     def _set_threads(self):
         self._threads.close()
@@ -296,12 +363,11 @@ class CompiledStepper(ImperativeStepper):
     def _position(self, parameter):
         return self._trainer._param2idx[parameter.name]
 
-    def _give_up(self, reason):
+    def _give_up(self, reason, what="Not compiled, and evaluated as the host does"):
         self._release()
         self.compiled = False
         self.fallback_reason = reason
-        message = f"Not compiled, and evaluated as the host does: {reason}."
-        warnings.warn(message, NotCompiledWarning, stacklevel=levels_to_the_caller())
+        warnings.warn(f"{what}: {reason}.", NotCompiledWarning, stacklevel=levels_to_the_caller())
 
     def _release(self):
         """Give the host's Parameters their own arrays back; the programs know others."""
@@ -310,6 +376,7 @@ class CompiledStepper(ImperativeStepper):
         self._compiled_steps = 0
         self._evaluations.clear()
         self._programs.clear()
+        self._runs.clear()
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None

@@ -56,6 +56,11 @@ class CompiledMinibatchStepper(CompiledStepper, MinibatchStepper):
         self._steps += 1
         return loss
 
+    def _verified_step(self, learning_rate):
+        loss = super()._verified_step(learning_rate)
+        self._steps += 1
+        return loss
+
     def _shapes(self):
         """The number of rows in the batch."""
         batches = self._subsample.batches

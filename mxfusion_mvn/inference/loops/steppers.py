@@ -9,6 +9,10 @@ import mxnet as mx
 from mxnet import autograd
 
 
+class DeviationError(Exception):
+    """A compiled program does not do what the objective does: nothing since it was verified last is to be trusted."""
+
+
 class Stepper(ABC):
     """What makes the steps of a run."""
 
@@ -42,6 +46,33 @@ class Stepper(ABC):
         """
         return [self.step(rate) for rate in learning_rates]
 
+    def runs_of_program(self, count):
+        """
+        What program makes the next steps.
+
+        :param count: how many are made at once.
+        :returns: its :class:`~mxfusion_mvn.inference.loops.verification.Runs`, None if they are made imperatively.
+        """
+        return
+
+    def verified_steps(self, learning_rates):
+        """
+        As :meth:`steps`, the last of them compared with an imperative evaluation; waits for them.
+
+        :param learning_rates: list of their learning rates.
+        :returns: list of their losses.
+        :raises DeviationError: if they differ.
+        """
+        return self.steps(learning_rates)
+
+    def give_up_compiling(self, reason):
+        """
+        Make all steps imperatively from now on.
+
+        :param reason: why, a text.
+        """
+        return
+
     @abstractmethod
     def parameters(self):
         """Dict from the uuid of each parameter to its present raw values, an NDArray."""
@@ -68,7 +99,12 @@ class Stepper(ABC):
 
     @abstractmethod
     def evaluate(self):
-        """The loss at the present parameters, without a step: an NDArray (1,)."""
+        """
+        The loss at the present parameters, without a step.
+
+        :returns: NDArray (1,).
+        :raises DeviationError: if a compiled program gives another one.
+        """
 
     def refresh(self):
         """Take note of what a function of the user may have changed about the parameters."""

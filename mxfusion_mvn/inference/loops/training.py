@@ -12,6 +12,10 @@ The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.st
     restore(state)        go back to a snapshot, which may be restored more than once
     next_data()           list of NDArrays that the next step works on, ready for an imperative evaluation
     next_rows()           for each of these which rows of all data they are, a NumPy array, or None where it is whole
+    runs_of_program(count), verified_steps(learning_rates)
+                          whether, and how, to compare compiled steps with an imperative evaluation; if they differ they
+                          raise a DeviationError, as evaluate() may
+    give_up_compiling(reason)    go on imperatively; the driver restores the state before the last verified step
     evaluate()            loss at the present parameters, without a step, unread; called last, if all went well
     refresh()             called after a checkpoint function, which may have fixed or freed parameters
     write_back()          copy the present values into the host's Parameters; may be called any number of times
@@ -38,6 +42,7 @@ from typing import NamedTuple, Optional
 
 from mxfusion_mvn.inference.loops.diagnosis import flush, is_failed_factorisation, reason_of, state_of
 from mxfusion_mvn.inference.loops.record import RunRecord, trend
+from mxfusion_mvn.inference.loops.steppers import DeviationError
 
 import mxnet as mx
 import numpy as np
@@ -111,6 +116,7 @@ class Training:
         self._done = 0  # how many losses were read and found good
         self._error = None  # what a step raised
         self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
+        self._verified = {}  # by the Runs of each program the snapshot up to which it was seen to be right
         self._sound = None  # the newest snapshot at which the loss was of a size near that of the first ones
         self._reason, self._message, self._has_arrived = "running", "The run goes on.", False
         self._start = started
@@ -141,8 +147,11 @@ class Training:
         try:
             self._keep_snapshot()
             while self._reason == "running":
-                self._push_steps()
-                self._check()
+                try:
+                    self._push_steps()
+                    self._check()
+                except DeviationError as found:
+                    self._go_on_imperatively(found)
         except BaseException as error:
             self._settle()
             self._reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
@@ -160,12 +169,37 @@ class Training:
             following = iteration + self._stepper.steps_at_once(end - iteration)
             rates = [self._rate(each) for each in range(iteration, following)]
             try:
-                self._pending.extend((loss, following) for loss in self._stepper.steps(rates))
+                self._pending.extend((loss, following) for loss in self._steps(iteration, rates))
             except FAILURES as error:
                 self._raise_if_at_once(error)
                 self._error = error
                 return
             iteration = following
+
+    def _steps(self, iteration, rates):
+        runs = self._stepper.runs_of_program(len(rates))
+        if runs is None or runs in self._verified and not runs.is_due():
+            return self._stepper.steps(rates)
+        before = iteration, self._stepper.snapshot()
+        losses = self._stepper.verified_steps(rates) if runs.is_due() else self._stepper.steps(rates)
+        self._verified[runs] = before
+        return losses
+
+    def _go_on_imperatively(self, found):
+        """Return to the parameters up to which all programs were right, and do without them."""
+        verified = min(self._verified.values(), key=lambda kept: kept[0])
+        if self._read_losses() and self._done < verified[0]:
+            verified = self._newest_good_snapshot()
+        flush()
+        self._pending.clear()
+        self._error = None
+        self._done, state = verified
+        self._verified.clear()
+        self._stepper.give_up_compiling(f"{found}. The run goes on from the parameters of iteration {self._done}")
+        self._stepper.restore(state)
+        self._snapshots = [verified]
+        self._sound = verified if self._sound[0] > self._done else self._sound
+        self._checked = self._done, time.perf_counter()
 
     def _raise_if_at_once(self, error):
         """What is wrong from the start is an error of the user's, such as a wrong shape, and nothing is lost."""
