@@ -24,7 +24,6 @@ from mxfusion.components.distributions import Normal
 from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxnet import autograd
-from runs import parameters
 
 FOUND = "the objective has changed since it was compiled, or the program is wrong"
 ATOL = {"float32": 1e-5, "float64": 1e-10}

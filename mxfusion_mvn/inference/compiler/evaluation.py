@@ -115,22 +115,16 @@ class Evaluations:
         with self.kept_states():
             return self._deviation_from(result, data)
 
-    @contextmanager
     def kept_states(self):
-        """Within a ``with`` block, what operators update in place is as before when it ends."""
-        states = [node.array for node in self.traced.nodes if node.operator == STATE]
-        kept = [state.copy() for state in states]
-        try:
-            yield
-        finally:
-            for state, before in zip(states, kept):
-                before.copyto(state)
+        """For a ``with`` block: when it ends, what operators of the program update in place is as it was before."""
+        return _kept_states(self.traced)
 
     def _deviation_from(self, result, data):
         trace, known, loss, objective = self._traced(data, result.draws)
         if known is None:
             return trace.reason
-        objective.backward()
+        with _kept_states(known.graph):
+            objective.backward()
         reason = _change(self._compiled, known)
         wanted = self._result(loss)
         if reason is not None or not (wanted.is_finite() or result.is_finite()):  # a failure is the driver's to report
@@ -246,6 +240,17 @@ class Evaluations:
             if not off <= relative * size + absolute * largest + allowed[1].get(uuid, 0.0):
                 return f"the gradient of the graph differs, by {off:.3g} where the largest entry is {size:.3g}"
         return None
+
+
+@contextmanager
+def _kept_states(graph):
+    states = [node.array for node in graph.nodes if node.operator == STATE]
+    kept = [state.copy() for state in states]
+    try:
+        yield
+    finally:
+        for state, before in zip(states, kept):
+            before.copyto(state)
 
 
 def _known(graph, draws_elsewhere):

@@ -55,8 +55,7 @@ class RunRecord:
         return f"RunRecord({self.reason}: {self.iterations} iterations in {self.seconds:.3g} s{how}{loss})"
 
     def __str__(self):
-        how = "Compiled, but" if self.compiled else "Not compiled:"
-        fallback = f"\n{how} {self.fallback_reason}" if self.fallback_reason else ""
+        fallback = f"\nNot compiled: {self.fallback_reason}" if self.fallback_reason else ""
         return f"{self!r}\n{self.message}{fallback}"
 
 
