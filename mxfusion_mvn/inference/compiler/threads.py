@@ -11,6 +11,7 @@ import math
 import os
 import threading
 from contextlib import contextmanager
+from typing import Dict
 
 from mxfusion_mvn.inference.compiler.rewriter import shape_of
 
@@ -107,7 +108,7 @@ class _Context(ctypes.Structure):
 
 _CPU = 1
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-_before: "dict[int, int]" = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
+_before: Dict[int, int] = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
 
 
 @_FUNCTION
