@@ -360,7 +360,7 @@ def test_many_degrees_of_freedom(cls, law, freedom, recorded, dtype, rng):
     freedoms.attach_grad()
     expected = []
     with mpmath.workdps(60):
-        nu = mpmath.mpf(float(freedoms.asscalar()))
+        nu = mpmath.mpf(freedoms.asscalar().item())
         for value in values:
             one, other = (mpmath.matrix(a.tolist()) for a in (value, scale))
             signed = 1 if cls is Wishart else -1
