@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled loop: its parameters are the host's, and it can be explained."""
 
+import os
+import tempfile
 import warnings
 
 from mxfusion_mvn.inference.compiler import simplify
@@ -302,3 +304,18 @@ def test_explain_changes_no_parameter():
     loop.explain()
     for was, now in zip(before, parameters(inference)):
         np.testing.assert_array_equal(was, now)
+
+
+def test_explain_touches_no_file(monkeypatch, tmp_path):
+    """MXNet's profiler deletes what it is to write to, which may be the null device."""
+    for device in (tmp_path / "null", tmp_path / "profile.json"):
+        device.write_text("untouched")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "devnull", str(tmp_path / "null"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    loop = CompiledLoop()
+    fitted(loop, max_iter=5)
+    assert "us per step" in loop.explain()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
+        ["null", "profile.json"], "untouched"
+    )

@@ -3,6 +3,7 @@
 
 import json
 import os
+import tempfile
 from collections import Counter
 
 from mxfusion_mvn.inference.compiler.program import Program
@@ -57,23 +58,31 @@ def _times(profile):
 
 def _profile(evaluations, ctx):
     """Dict from operator to calls and microseconds per step, by MXNet's profiler on a program of its own."""
-    # MXNet does not tell single operators from each other in what it has bound while nobody was profiling.
-    mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=os.devnull)
-    mx.profiler.set_state("run")
-    try:
-        with few_threads([evaluations.simplified], ctx):
-            program = _rehearsal(evaluations, ctx)
-            program.run()
-            mx.nd.waitall()
-            mx.profiler.dumps(reset=True)
-            for _ in range(_STEPS):
-                program.run()
-            mx.nd.waitall()
-        found = json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
-    finally:
-        mx.profiler.set_state("stop")
+    # MXNet deletes the file it is to write to, whatever it is: the null device, too, if it may.
+    with tempfile.TemporaryDirectory() as folder:
+        file = os.path.join(folder, "profile.json")
+        # MXNet does not tell single operators from each other in what it has bound while nobody was profiling.
+        mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=file)
+        mx.profiler.set_state("run")
+        try:
+            found = _timed(evaluations, ctx)
+        finally:
+            mx.profiler.set_state("stop")
     known = {name: (row["Count"] / _STEPS, 1e3 * row["Total"] / _STEPS) for name, row in found.items()}
     return {name: row for name, row in known.items() if row[0] >= 1}
+
+
+def _timed(evaluations, ctx):
+    """Dict from operator to what the profiler, which is on, tells of some steps."""
+    with few_threads([evaluations.simplified], ctx):
+        program = _rehearsal(evaluations, ctx)
+        program.run()
+        mx.nd.waitall()
+        mx.profiler.dumps(reset=True)
+        for _ in range(_STEPS):
+            program.run()
+        mx.nd.waitall()
+    return json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
 
 
 def _rehearsal(evaluations, ctx):
