@@ -324,6 +324,20 @@ def test_every_operator_that_a_program_may_hold_is_here():
 DENSE, WEIGHT = ("FullyConnected", 2, {"num_hidden": 64}), normal(64, 64)
 RELU, TANH = (("Activation", 0, {"act_type": kind}) for kind in ("relu", "tanh"))
 TRANSPOSED = ("transpose", 0, {"axes": (1, 0)})
+
+
+def _convolved(x, weight, bias):
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+    return np.einsum("nchwij,ocij->nohw", windows, weight, optimize=True) + bias[:, None, None]
+
+
+def _pooled(x):
+    """The maxima of 2 x 2 entries."""
+    return x.reshape(*x.shape[:2], x.shape[2] // 2, 2, -1, 2).max((3, 5))
+
+
+CONVOLUTION = ("Convolution", 2, {"kernel": (3, 3), "num_filter": 16})
+FILTERS = [normal(4, 8, 14, 14), normal(16, 8, 3, 3), normal(16)]
 CHAINS = {
     "dense, relu": ([DENSE, RELU], [M, WEIGHT, V], lambda x, w, b: np.maximum(x @ w.T + b, 0)),
     "dense, tanh, dense": (
@@ -354,18 +368,25 @@ CHAINS = {
         [spd(64, 64), normal(64, 200)],
         lambda a, x: np.linalg.solve(np.linalg.cholesky((a + a.T) / 2), x),
     ),
+    "convolution": ([CONVOLUTION], FILTERS, _convolved),
+    "convolution, tanh, pooling": (
+        [CONVOLUTION, TANH, ("Pooling", 0, {"kernel": (2, 2), "stride": (2, 2), "pool_type": "max"})],
+        FILTERS,
+        lambda *inputs: _pooled(np.tanh(_convolved(*inputs))),
+    ),
+    "convolution, flattened": (
+        [CONVOLUTION, ("_np_reshape", 0, {"newshape": (4, -1)})],
+        FILTERS,
+        lambda *inputs: _convolved(*inputs).reshape(4, -1),
+    ),
+    "deconvolution": (
+        [("Deconvolution", 1, {"kernel": (3, 3), "num_filter": 16, "no_bias": True})],
+        [normal(4, 8, 10, 10), normal(8, 16, 3, 3)],
+        lambda x, w: _convolved(
+            np.pad(x, ((0, 0), (0, 0), (2, 2), (2, 2))), w.swapaxes(0, 1)[..., ::-1, ::-1], np.zeros(16)
+        ),
+    ),
 }
-
-
-def _convolved(x, weight, bias):
-    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
-    return np.einsum("nchwij,ocij->nohw", windows, weight, optimize=True) + bias[:, None, None]
-
-
-CONVOLUTION = ("Convolution", 2, {"kernel": (3, 3), "num_filter": 16})
-FILTERS = [normal(4, 8, 14, 14), normal(16, 8, 3, 3), normal(16)]
-# Weights of a convolution change only where MXNet finds the gradients: no adjoint of it is known.
-WITH_CONVOLUTION = {**CHAINS, "convolution": ([CONVOLUTION], FILTERS, _convolved)}
 
 
 @pytest.mark.parametrize("name", CHAINS)
@@ -377,7 +398,7 @@ def test_what_may_be_fused(name, dtype):
 @pytest.mark.parametrize("name", ["dense, tanh, dense", "softmax of a product", "factor and solve", "convolution"])
 def test_gradients_that_mxnet_finds(name, dtype):
     """Those of the sum of squares, against central differences along a random direction."""
-    steps, inputs, function = WITH_CONVOLUTION[name]
+    steps, inputs, function = CHAINS[name]
     random = np.random.RandomState(0)
     arrays = {f"input{i}": nd(make(random), dtype) for i, make in enumerate(inputs)}
     nodes = chain([*steps, ("square", 0, {}), ("sum", 0, {})], arrays)

@@ -21,6 +21,8 @@ from mxnet.base import OpHandle as _OpHandle
 PARAMETER, DATA, CONSTANT, STATE = "parameter", "data", "constant", "state"
 _RANDOM = ("_random_", "random_", "_sample_", "sample_", "_shuffle", "Dropout")
 _FEW_NUMBERS = 20_000
+# Operators whose output oneDNN lays out as suits it; others pass the layout on.
+_OWN_LAYOUTS = ("Convolution", "Deconvolution")
 _DENSITIES = ("_random_pdf_", "random_pdf_")
 
 
@@ -254,6 +256,7 @@ class SymbolBuilder:
         self.leaves = {}  # name of the variable -> leaf or NDArray
         self._symbols = {}
         self._draws = []
+        self._has_own_layouts = False
 
     def build(self, graph, learned):
         """
@@ -267,6 +270,7 @@ class SymbolBuilder:
         """
         for node in graph.nodes:
             self._symbols[id(node)] = self._symbol(node)
+        self._has_own_layouts = any(node.operator in _OWN_LAYOUTS for node in graph.nodes)
         if graph.results is None:
             heads = [mx.sym.make_loss(self._entry(graph.objective))]
             heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
@@ -281,8 +285,14 @@ class SymbolBuilder:
         heads = [self._head(results[name]) if name in results else self._zeros(like) for name, like in learned.items()]
         if not are_joined(learned):
             return heads
-        flat = [call("_np_reshape", [head], {"newshape": "(-1,)"}, f"flat{i}") for i, head in enumerate(heads)]
+        flat = [self._flat(head, f"flat{i}") for i, head in enumerate(heads)]
         return flat if len(flat) == 1 else [call("_npi_concatenate", flat, {"axis": "0"}, "results")]
+
+    def _flat(self, head, label):
+        # The reshape of mx.np copies nothing, and leaves an array in a layout that has no views.
+        if self._has_own_layouts:
+            return call("Reshape", [head], {"shape": "(-1,)"}, label)
+        return call("_np_reshape", [head], {"newshape": "(-1,)"}, label)
 
     def _zeros(self, like):
         zeros = mx.nd.zeros_like(like)
