@@ -202,21 +202,7 @@ def _predicted(design, weights, groups):
 
 def _inputs(given, dtype, ctx):
     """A list of (name, Variable) of a dict from names to (value, letters of its event axes)."""
-    if dtype is not None and not _is_floating(dtype):
-        got = repr(dtype) if isinstance(dtype, str) else f"a {type(dtype).__name__}"
-        checks.refuse("dtype", got, "'float32' or 'float64'", "Leave it out for the host's default.")
-    if ctx is not None and not isinstance(ctx, mx.Context):
-        checks.refuse(
-            "ctx", f"a {type(ctx).__name__}", "an MXNet context such as mx.cpu()", "Leave it out for the current one."
-        )
     return [(name, array_input(name, value, letters, None, dtype, ctx)) for name, (value, letters) in given.items()]
-
-
-def _is_floating(dtype):
-    try:
-        return isinstance(dtype, (str, type, np.dtype)) and np.dtype(dtype).name in checks.FLOAT_DTYPES
-    except TypeError:
-        return False
 
 
 def _may_equal(size, other):

@@ -14,6 +14,8 @@ import math
 import numbers
 
 from mxfusion_mvn import linalg
+from mxfusion_mvn.arrays import refuse
+from mxfusion_mvn.options import dtype_defect, is_positive, shown
 from mxfusion_mvn.transformations import softplus
 
 from mxnet.gluon import HybridBlock, nn
@@ -38,12 +40,14 @@ class MultivariateNormalHead(HybridBlock):
     :param initial_scale: s, the standard deviation of every entry before training, in the units of the vector.
     :param in_units: F, the number of features; 0 to learn it from the first features that come.
     :param dtype: of the parameters, float32 or float64.
-    :raises ValueError: for a dim or an initial_scale that is not positive.
+    :param prefix: as in Gluon.
+    :param params: as in Gluon.
+    :raises ValueError: for a dim or an initial_scale that is not positive, and for options of the wrong kind.
     """
 
     def __init__(self, dim, initial_scale=1.0, in_units=0, dtype="float32", prefix=None, params=None):
+        _check(dim, initial_scale, in_units, dtype)
         super().__init__(prefix=prefix, params=params)
-        _check(dim, initial_scale)
         self._scale = float(initial_scale)
         # flatten=False: every axis but the last one is a batch axis.
         common = {"flatten": False, "in_units": in_units, "dtype": dtype}
@@ -72,11 +76,16 @@ class MultivariateNormalHead(HybridBlock):
         return self.mean(features), scale_tril
 
 
-def _check(dim, initial_scale):
-    if not isinstance(dim, numbers.Integral) or dim < 1:
-        raise ValueError(f"`dim`: got {dim!r}; expected an integer of at least 1. It is the size of the vector.")
-    if not 0 < initial_scale < math.inf:
-        raise ValueError(
-            f"`initial_scale`: got {initial_scale!r}; expected a positive number. "
-            "It is the standard deviation before training, in the units of the vector."
-        )
+def _check(dim, initial_scale, in_units, dtype):
+    for name, count, least, what in (
+        ("dim", dim, 1, "It is the size of the vector"),
+        ("in_units", in_units, 0, "It is the number of features; leave it out to learn it from the first that come"),
+    ):
+        if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < least:
+            refuse(name, shown(count), f"an integer of at least {least}", f"{what}.")
+    if not is_positive(initial_scale):
+        what = "It is the standard deviation before training, in the units of the vector."
+        refuse("initial_scale", shown(initial_scale), "a positive number", what)
+    defect = dtype_defect(dtype)
+    if defect is not None:
+        refuse("dtype", *defect)

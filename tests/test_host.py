@@ -15,6 +15,7 @@ import pytest
 from host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
 from mxfusion.inference import (
     MAP,
     ForwardSamplingAlgorithm,
@@ -141,13 +142,14 @@ def test_copies_have_the_same_density(form, copied, data):
 
 
 def test_replicate_keeps_form_generator_and_dtype(rng):
-    factor = MultivariateNormalMeanPrecision(precision=np.eye(2), dtype="float64", ctx=mx.cpu(1), rand_gen="generator")
+    generator = MXNetRandomGenerator()
+    factor = MultivariateNormalMeanPrecision(precision=np.eye(2), dtype="float64", ctx=mx.cpu(1), rand_gen=generator)
     replica = factor.replicate_self()
     assert (replica.form, replica.dtype, replica.ctx, replica._rand_gen) == (
         "precision",
         "float64",
         mx.cpu(1),
-        "generator",
+        generator,
     )
 
 

@@ -16,6 +16,7 @@ from mxfusion_mvn.axes import align_samples
 from mxfusion_mvn.distributions import _inputs
 from mxfusion_mvn.failure import RAISE, NotFiniteError, OnFailure, check_finite
 from mxfusion_mvn.linalg import constant, is_differentiated
+from mxfusion_mvn.options import shown
 from mxfusion_mvn.statistics import all_rows
 from mxfusion_mvn.summed import is_constant, is_summed, reduced
 
@@ -81,6 +82,8 @@ class VectorDistribution(Distribution):
         )
         if on_failure is not None and not isinstance(on_failure, OnFailure):
             checks.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+        if rand_gen is not None and not callable(getattr(rand_gen, "sample_normal", None)):
+            checks.refuse("rand_gen", shown(rand_gen), "a RandomGenerator of MXFusion or None", "Leave it out.")
         self._on_failure = on_failure
 
     def replicate_self(self, attribute_map=None):

@@ -4,6 +4,7 @@
 import numbers
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.options import context_defect, dtype_defect
 
 import mxnet as mx
 import numpy as np
@@ -40,9 +41,12 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
     :param dtype: dtype of a constant made here; None for the host's default, or an NDArray's own.
     :param ctx: MXNet context of a constant made here; None for the current one.
     :returns: a Variable.
-    :raises ModelSpecificationError: for anything else, for constants that are not finite, for matrices that are not
-        square, and as check_value says.
+    :raises ModelSpecificationError: for anything else, another dtype or context, for constants that are not finite,
+        for matrices that are not square, and as check_value says.
     """
+    for option, defect in (("dtype", dtype_defect(dtype)), ("ctx", context_defect(ctx))):
+        if defect is not None:
+            checks.refuse(option, *defect)
     array = _constant(name, value, dtype, ctx, len(letters))
     if array is None and value.type == VariableType.FUNCVAR:
         return value  # the host gives function outputs the shape (1,), whatever they are

@@ -81,7 +81,7 @@ class TransformedGaussian(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        if entropy not in ENTROPIES:
+        if not isinstance(entropy, str) or entropy not in ENTROPIES:
             checks.refuse("entropy", repr(entropy), "one of " + ", ".join(ENTROPIES), "Choose how to estimate it.")
         if below is not None and factor is not None:
             checks.refuse("below` and `factor", "both", "at most one of them", "A is triangular or of low rank.")

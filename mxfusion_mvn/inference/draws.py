@@ -10,6 +10,7 @@ import contextlib
 
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.functions import SampledFunction
+from mxfusion_mvn.inference._arguments import check_count, check_finished
 from mxfusion_mvn.inference._host_draws import draw, insert_axes
 from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.last_runs import last_run_of
@@ -40,10 +41,7 @@ class FinishedInference:
     """
 
     def __init__(self, inference, **data):
-        if not inference._initialized:
-            raise InferenceError(
-                "`inference`: got one without values; expected a finished one. Call its run or load first."
-            )
+        check_finished("inference", inference)
         algorithm = inference.inference_algorithm
         self.inference = inference
         self._last_run = last_run_of(inference.params.param_dict)
@@ -139,8 +137,7 @@ class FinishedInference:
             return self._in_parts(graph, draws, num_samples, lambda variables, _: log_pdf_terms(graph, variables))
 
     def _in_parts(self, graph, draws, num_samples, evaluate, hidden=()):
-        if num_samples < 1:
-            raise InferenceError(f"`num_samples`: got {num_samples}; expected at least 1. Ask for 1000, for example.")
+        num_samples = check_count("num_samples", num_samples, 1)
         base = {uuid: array for uuid, array in self.variables.items() if uuid not in hidden}
         ctx = self.inference.mxnet_context
         draws = {uuid: mx.nd.array(array, dtype=array.dtype, ctx=ctx) for uuid, array in draws.items()}

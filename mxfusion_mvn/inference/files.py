@@ -21,6 +21,7 @@ import zipfile
 from typing import Any, Dict, NamedTuple, Optional
 
 from mxfusion_mvn.bijections import describe
+from mxfusion_mvn.inference._arguments import check_inference, refuse
 from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
@@ -30,7 +31,6 @@ import networkx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import Variable, VariableType
-from mxfusion.inference import Inference
 from mxfusion.models import FactorGraph, Posterior
 from mxfusion.util import serialization
 
@@ -370,13 +370,9 @@ def _path(zip_filename):
 
 
 def _check_initialized(inference, remedy):
-    if not isinstance(inference, Inference):
-        raise InferenceError(
-            f"`inference`: got a {type(inference).__name__}; expected a host Inference. Pass what "
-            "GradBasedInference(...) returned."
-        )
+    check_inference("inference", inference)
     if not inference._initialized:
-        raise InferenceError(f"`inference`: got one without parameters; expected an initialised one. {remedy}")
+        refuse("inference", "one without parameters", "an initialised one", remedy)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """MXFusion's gradient-based inference, which takes data as people have them, and says what is wrong with them."""
 
+from mxfusion_mvn.inference._arguments import refuse
 from mxfusion_mvn.inference._names import check_names
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
+from mxfusion_mvn.options import context_defect, dtype_defect, shown
 
 import mxfusion.inference as host
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.inference.grad_loop import GradLoop
+from mxfusion.inference.inference_alg import InferenceAlgorithm
 
 _OPTIONS = ("optimizer", "learning_rate", "max_iter", "verbose")
 
@@ -29,7 +33,21 @@ class GradBasedInference(host.GradBasedInference):
     :param hybridize: as in MXFusion.
     :param dtype: float32 or float64; None for MXFusion's default.
     :param context: MXNet context; None for MXFusion's default.
+    :raises InferenceError: for arguments of another kind.
     """
+
+    def __init__(self, inference_algorithm, grad_loop=None, constants=None, hybridize=False, dtype=None, context=None):
+        if not isinstance(inference_algorithm, InferenceAlgorithm):
+            got, remedy = shown(inference_algorithm), "Write GradBasedInference(MAP(model, observed))."
+            refuse("inference_algorithm", got, "an algorithm such as MAP", remedy)
+        if grad_loop is not None and not isinstance(grad_loop, GradLoop):
+            refuse("grad_loop", shown(grad_loop), "a loop such as CompiledLoop(), or None", "Leave it out.")
+        if constants is not None and not isinstance(constants, dict):
+            refuse("constants", shown(constants), "a dict from Variables to their values, or None", "Leave it out.")
+        for option, defect in (("dtype", dtype_defect(dtype)), ("context", context_defect(context))):
+            if defect is not None:
+                refuse(option, *defect)
+        super().__init__(inference_algorithm, grad_loop, constants, hybridize, dtype, context)
 
     def initialize(self, **kw):
         """

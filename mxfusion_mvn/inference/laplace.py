@@ -13,6 +13,7 @@ import math
 import warnings
 
 from mxfusion_mvn.bijections import Real
+from mxfusion_mvn.inference._arguments import check_inference, refuse
 from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
@@ -22,6 +23,7 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.posteriors import set_block
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.unconstrained import UnconstrainedDensity, independent_groups
+from mxfusion_mvn.options import is_positive, shown
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host
@@ -74,12 +76,15 @@ class LaplaceApproximation:
     """
 
     def __init__(self, map_inference, tolerance=None, **data):
+        check_inference("map_inference", map_inference)
         algorithm = map_inference.inference_algorithm
         if not isinstance(algorithm, host.MAP):
             raise InferenceError(
                 f"`map_inference`: got the algorithm {type(algorithm).__name__}; expected MAP. Write "
                 "GradBasedInference(MAP(model, observed)) and run it first."
             )
+        if tolerance is not None and not is_positive(tolerance):
+            refuse("tolerance", shown(tolerance), "a positive number or None", "Leave it out.")
         finished = FinishedInference(map_inference, **data)
         self._density = UnconstrainedDensity(finished, _locations(map_inference, finished))
         latents = [part.variable for part in self._density.parts]

@@ -10,6 +10,7 @@ the correlations, an array without units (:mod:`mxfusion_mvn.inference._laws`).
 import numbers
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.inference._arguments import check_finished
 from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, gaussian, size_of
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import Positive
@@ -138,10 +139,7 @@ def unconstrained_gaussian(inference, block=0):
         another, or (B..., n) over those of the variable.
     :raises InferenceError: if there is no such Gaussian, or the inference has not been run.
     """
-    if not inference._initialized:
-        raise InferenceError(
-            "`inference`: got one without values; expected a finished one. Call its run or load first."
-        )
+    check_finished("inference", inference)
     posterior = inference.inference_algorithm.posterior
     variable = posterior[block] if isinstance(block, Variable) else getattr(posterior, f"joint_{block}", None)
     law = getattr(variable, "factor", None)

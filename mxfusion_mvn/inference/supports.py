@@ -10,11 +10,13 @@ from typing import Any, Dict
 from mxfusion_mvn import bijections, checks, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection
 from mxfusion_mvn.inference._names import check_names, name_of
+from mxfusion_mvn.options import shown
 
 import mxnet as mx
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.variables import Variable, VariableType
+from mxfusion.models import FactorGraph
 from mxfusion.modules import gp_modules
 from mxfusion.util.inference import variables_to_UUID
 
@@ -29,6 +31,7 @@ def register_support(distribution, support):
     :param support: a :class:`~mxfusion_mvn.bijections.Bijection`, or a function from the factor to one.
     :raises ModelSpecificationError: for anything else.
     """
+    _check_is_class(distribution)
     if isinstance(support, type) or not callable(support):
         check_is_bijection(getattr(distribution, "__name__", str(distribution)), support)
     _REGISTERED[distribution] = support
@@ -41,6 +44,7 @@ def unregister_support(distribution):
     :param distribution: a class, of a distribution or module.
     :raises ModelSpecificationError: if no support of it was registered.
     """
+    _check_is_class(distribution)
     if distribution not in _REGISTERED:
         known = ", ".join(sorted(known.__name__ for known in _REGISTERED)) or "none is"
         checks.refuse("distribution", distribution, f"one that was registered ({known})", "There is nothing to undo.")
@@ -56,6 +60,9 @@ def support_of(variable, supports=None):
     :returns: a :class:`~mxfusion_mvn.bijections.Bijection`.
     :raises ModelSpecificationError: for a discrete variable, or a distribution whose support is not known.
     """
+    if not isinstance(variable, Variable) or variable.factor is None:
+        checks.refuse("variable", f"{variable!r}", "a random Variable of a model", "Write support_of(model.v).")
+    _check_supports(supports)
     if supports and variable in supports:
         check_is_bijection(name_of(variable), supports[variable])
         return supports[variable]
@@ -83,13 +90,18 @@ def latent_variables(model, observed, supports=None, excluded=()):
     :raises ModelSpecificationError: as :func:`support_of`, for supports of what is not latent, and for observed
         variables that are none of the model's.
     """
+    if not isinstance(model, FactorGraph):
+        checks.refuse("model", shown(model), "a Model", "Write model = Model() and declare its variables.")
     check_names(model)
     _check_observed(model, observed)
+    _check_supports(supports)
+    if not _is_list(excluded):
+        checks.refuse("excluded", shown(excluded), "a list of latent Variables", "Write excluded=[model.v].")
     _check_something_observed(model, observed)
     random = {v.uuid for v in model.get_latent_variables(variables_to_UUID(observed))}
     for name, variables in (("supports", supports or ()), ("excluded", excluded)):
         for variable in variables:
-            if variable.uuid not in random:
+            if not isinstance(variable, Variable) or variable.uuid not in random:
                 raise ModelSpecificationError(
                     f"`{name}`: got {variable}, which is not a latent variable of the model; expected latent "
                     "variables. Leave it out."
@@ -99,11 +111,27 @@ def latent_variables(model, observed, supports=None, excluded=()):
 
 
 def _check_observed(model, observed):
-    for variable in [observed] if isinstance(observed, Variable) else observed:
+    for variable in observed if _is_list(observed) else [observed]:
         if variable is observed or not isinstance(variable, Variable) or variable.uuid not in model:
             raise ModelSpecificationError(
                 f"`observed`: got {variable!r}; expected a list of variables of the model. Write [model.x, model.y]."
             )
+
+
+def _check_supports(supports):
+    if supports is not None and not isinstance(supports, dict):
+        remedy = "Write supports={model.v: Positive()}."
+        checks.refuse("supports", shown(supports), "a dict from Variables to bijections, or None", remedy)
+
+
+def _check_is_class(distribution):
+    if not isinstance(distribution, type):
+        got, remedy = shown(distribution), "Name the class itself, as in register_support(MyDistribution, Positive())."
+        checks.refuse("distribution", got, "a class of distributions or modules", remedy)
+
+
+def _is_list(value):
+    return isinstance(value, (list, tuple, set, frozenset))
 
 
 def _check_something_observed(model, observed):

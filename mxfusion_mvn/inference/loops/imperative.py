@@ -6,10 +6,10 @@ parameters as the host's loop, bit for bit. Around it: a record of the losses wi
 bar, learning-rate schedules, stop rules, checkpoints, and an end at the first loss that is not finite.
 """
 
-import numbers
 import time
 import warnings
 
+from mxfusion_mvn.inference._arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.batches import Subsample
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.diagnosis import Objective
@@ -20,8 +20,9 @@ from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
 from mxfusion_mvn.inference.loops.training import Training
+from mxfusion_mvn.options import is_positive
 
-from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.variables import Variable
 from mxfusion.inference import MinibatchInferenceLoop
 from mxfusion.inference.grad_loop import GradLoop
 
@@ -47,13 +48,11 @@ class TrainingLoop(GradLoop):
         super().__init__()
         for name, function in (("schedule", schedule), ("stop", stop), ("checkpoint", checkpoint)):
             if function is not None and not callable(function):
-                raise InferenceError(
-                    f"`{name}`: got {function!r}; expected a function or None. See {type(self).__name__}."
-                )
+                refuse(name, repr(function), "a function or None", f"See {type(self).__name__}.")
         self.schedule = schedule
         self.stop = stop
         self.checkpoint = checkpoint
-        self.check_every = _checked_count("check_every", check_every, 1)
+        self.check_every = check_count("check_every", check_every, 1)
         self.record = None
 
     def _train(self, stepper, objective, data, rate, iterations, verbose, started):
@@ -123,7 +122,7 @@ class BatchLoop(TrainingLoop):
         data = check_observed(infr_executor, data)
         objective = Objective(infr_executor, param_dict, ctx)
         objective.check_can_be_trained()
-        iterations = _checked_count("max_iter", max_iter, 0)
+        iterations = check_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
@@ -151,8 +150,8 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
 
     def __init__(self, batch_size=100, rv_scaling=None, *, schedule=None, stop=None, checkpoint=None, check_every=50):
         super().__init__(schedule=schedule, stop=stop, checkpoint=checkpoint, check_every=check_every)
-        self.batch_size = _checked_count("batch_size", batch_size, 1)
-        self.rv_scaling = None if rv_scaling is None else {variable.uuid: s for variable, s in rv_scaling.items()}
+        self.batch_size = check_count("batch_size", batch_size, 1)
+        self.rv_scaling = None if rv_scaling is None else _checked_scaling(rv_scaling)
 
     def run(
         self,
@@ -184,7 +183,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         started = time.perf_counter()
         data = check_observed(infr_executor, data)
         objective = Objective(infr_executor, param_dict, ctx)
-        epochs = _checked_count("max_iter", max_iter, 0)
+        epochs = check_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate)
         subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
         objective.check_can_be_trained()
@@ -196,9 +195,9 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
 
 
-def _checked_count(name, value, least):
-    if not isinstance(value, numbers.Integral) or value < least:
-        raise InferenceError(
-            f"`{name}`: got {value!r}; expected an integer of at least {least}. Check how it is computed."
-        )
-    return int(value)
+def _checked_scaling(given):
+    """The scaling factors by the uuid of their variable."""
+    is_scaling = isinstance(given, dict) and all(isinstance(v, Variable) and is_positive(s) for v, s in given.items())
+    if not is_scaling:
+        refuse("rv_scaling", repr(given), "a dict from random Variables to positive numbers", "Leave it out.")
+    return {variable.uuid: scaling for variable, scaling in given.items()}

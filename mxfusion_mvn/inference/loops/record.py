@@ -4,11 +4,12 @@
 A loss is a negative log density or a negative evidence lower bound, in nats.
 """
 
-import numbers
 from typing import NamedTuple, Optional
 
+from mxfusion_mvn.inference._arguments import check_count, refuse
+from mxfusion_mvn.options import is_positive, shown
+
 import numpy as np
-from mxfusion.common.exceptions import InferenceError
 
 # By how many nats a loss has to change for that to be worth a word.
 WORTH_MENTIONING = 0.01
@@ -166,11 +167,9 @@ class Plateau:
     """
 
     def __init__(self, window=100, tolerance=0.01):
-        if not isinstance(window, numbers.Integral) or window < 2:
-            raise InferenceError(f"`window`: got {window!r}; expected an integer of at least 2. Try 100.")
-        if not tolerance > 0:
-            raise InferenceError(f"`tolerance`: got {tolerance!r}; expected a positive number of nats. Try 0.01.")
-        self.window = window
+        if not is_positive(tolerance):
+            refuse("tolerance", shown(tolerance), "a positive number of nats", "Try 0.01.")
+        self.window = check_count("window", window, 2)
         self.tolerance = tolerance
 
     def __call__(self, losses) -> Optional[str]:
