@@ -36,7 +36,7 @@ class Distance(NamedTuple):
     parameters: float
 
 
-def run(loop, algorithm, data, dtype, steps=STEPS, perturbed=False, **options):
+def run(loop, algorithm, data, dtype, steps=STEPS, perturbed=False, start=lambda inference: None, **options):
     """
     Train from the start that follows from the seed.
 
@@ -46,6 +46,7 @@ def run(loop, algorithm, data, dtype, steps=STEPS, perturbed=False, **options):
     :param dtype: "float32" or "float64".
     :param steps: max_iter.
     :param perturbed: whether to change data and start in the last place.
+    :param start: function of the initialized inference, which may set parameters.
     :param options: of the host's ``run``.
     :returns: a :class:`Run`.
     """
@@ -59,6 +60,7 @@ def run(loop, algorithm, data, dtype, steps=STEPS, perturbed=False, **options):
         inference.initialize(**{name: array.shape for name, array in arrays.items()})
         parameters = inference.params.param_dict
         fix_averages(algorithm, parameters)
+        start(inference)
         if perturbed:
             for parameter in parameters.values():
                 parameter.set_data(nd(_perturbed(parameter.data().asnumpy(), dtype), dtype))
