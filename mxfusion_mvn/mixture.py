@@ -7,12 +7,21 @@ With l_k = log N(x; mean_k, Sigma_k) and m = max_k (l_k + log w_k), held constan
 
 The weights are not taken to the logarithm in the sum, so that the gradient exists where one of them is zero; the
 exponents, which are at most -log w_k, are cut where e^x would overflow, beyond the weights that have all their digits.
+
+Far from all components l_k is so large that the differences, which are all that the probabilities need, are lost in its
+rounding, or that it is infinite. They are taken from the whitened residuals z_k, with r the nearest component::
+
+    l_k - l_r = 1/2 (z_r - z_k)^T (z_r + z_k) + 1/2 (log det Sigma_r - log det Sigma_k)
+    z_r - z_k = L_r^-1 (x - mean_r) - L_k^-1 (x - mean_r) + L_k^-1 (mean_k - mean_r)
+
+where the first two terms cancel to the last bit if the covariances are equal.
 """
 
 from mxfusion_mvn import arrays, axes
 from mxfusion_mvn.axes import add, multiply, namespace, subtract
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant
+from mxfusion_mvn.pairs import is_singular
 
 import mxnet as mx
 import numpy as np
@@ -43,10 +52,19 @@ def responsibilities(value, weights, components):
     :param value: x (B..., D), an NDArray.
     :param weights: (B..., K), summing to one.
     :param components: a :class:`~mxfusion_mvn.Gaussian` with leading axes (B..., K).
-    :returns: NDArray (B..., K), summing to one.
+    :returns: NDArray (B..., K), summing to one, however far the value is from all components. Float32 arrays are
+        computed in float64. NaN off the support of all components, where they are singular.
     """
-    _, terms = _terms(value, weights, components)
-    return mx.nd.broadcast_div(terms, mx.nd.sum(terms, axis=-1, keepdims=True))
+    dtype = components.mean.dtype
+    value, weights, components = _widened(*_checked(value, weights, components))
+    if is_singular(components.structure):
+        _, terms = _terms(value, weights, components)
+    else:
+        log_ratios, scale = _log_ratios(value, weights, components)
+        joint = constant(add(log_ratios, multiply(mx.nd.log(weights), 1 / scale)))
+        exponent = subtract(log_ratios, mx.nd.max(joint, axis=-1, keepdims=True))
+        terms = _weighted(multiply(exponent, scale), weights)
+    return mx.nd.broadcast_div(terms, mx.nd.sum(terms, axis=-1, keepdims=True)).astype(dtype, copy=False)
 
 
 def draw_samples(assignment, noise, components):
@@ -70,17 +88,64 @@ def draw_samples(assignment, noise, components):
 
 def _terms(value, weights, components):
     """m (B...) and w_k exp(l_k - m), (B..., K)."""
+    value, weights, components = _checked(value, weights, components)
+    log_pdf = components.log_pdf(value.expand_dims(-2))
+    _check_weights("weights", weights, log_pdf.shape)
+    largest = mx.nd.max(constant(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
+    largest = mx.nd.maximum(largest, float(np.finfo(log_pdf.dtype).min))  # a difference of two infinities would be NaN
+    return largest.reshape(largest.shape[:-1]), _weighted(subtract(log_pdf, largest), weights)
+
+
+def _widened(value, weights, components):
+    """In float64, but where that would change a repair."""
+    structure = components.structure
+    if value.dtype != np.float32 or is_singular(structure) or structure.may_be_repaired():
+        return value, weights, components
+    structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
+    value, weights, mean = (array.astype("float64") for array in (value, weights, components.mean))
+    return value, weights, Gaussian(mean, structure.in_float64())
+
+
+def _log_ratios(value, weights, components):
+    """l_k / c (B..., K), up to a term that the components share, and c >= 1 (B..., 1), which keeps it finite."""
+    structure = components.structure.for_one_computation()
+    value, mean = value.expand_dims(-2), components.mean
+    joint = constant(add(Gaussian(mean, structure).log_pdf(value), mx.nd.log(weights)))
+    is_nearest = mx.nd.one_hot(mx.nd.argmax(joint, axis=-1), joint.shape[-1], dtype=joint.dtype).expand_dims(-1)
+
+    def of_nearest(array):
+        return mx.nd.sum(multiply(array, is_nearest), axis=-2, keepdims=True)
+
+    middle, own = of_nearest(mean), structure.whiten(subtract(value, mean))
+    alike, shift = structure.whiten(subtract(value, middle)), structure.whiten(subtract(mean, middle))
+    turn, reference = subtract(of_nearest(alike), alike), of_nearest(own)
+    direct, by_parts = subtract(reference, own), add(turn, shift)
+    rounds_less = subtract(add(_size(turn), _size(shift)), add(_size(reference), _size(own))) < 0
+    shape = axes.broadcast_shapes(direct.shape, by_parts.shape)
+    difference = mx.nd.where(*(array.broadcast_to(shape) for array in (rounds_less, by_parts, direct)))
+    total = add(reference, own)
+    scale = mx.nd.maximum(mx.nd.max(constant(_size(total)), axis=-2), 1.0)
+    products = mx.nd.sum(multiply(difference, multiply(total, 1 / scale.expand_dims(-1))), axis=-1)
+    return 0.5 * subtract(products, multiply(structure.log_det(), 1 / scale)), scale
+
+
+def _size(vectors):
+    return mx.nd.max(mx.nd.abs(vectors), axis=-1, keepdims=True)
+
+
+def _weighted(exponent, weights):
+    """w e^x."""
+    return multiply(mx.nd.exp(mx.nd.minimum(exponent, _LARGEST_EXPONENT[np.dtype(exponent.dtype).name])), weights)
+
+
+def _checked(value, weights, components):
     _check_components(components)
     value = arrays.as_array("value", value, components.mean, components.structure.dim())
     weights = arrays.as_array("weights", weights, components.mean)
     _check_leading("value", value.shape[:-1], components)
-    log_pdf = components.log_pdf(value.expand_dims(-2))
-    _check_weights("weights", weights, log_pdf.shape)
-    largest = mx.nd.max(constant(add(log_pdf, mx.nd.log(weights))), axis=-1, keepdims=True)
-    name = np.dtype(log_pdf.dtype).name
-    largest = mx.nd.maximum(largest, float(np.finfo(name).min))  # a difference of two infinities would be NaN
-    exponent = mx.nd.minimum(subtract(log_pdf, largest), _LARGEST_EXPONENT[name])
-    return largest.reshape(largest.shape[:-1]), multiply(mx.nd.exp(exponent), weights)
+    leading = axes.broadcast_shapes(value.shape[:-1] + (1,), _leading(components))
+    _check_weights("weights", weights, leading)
+    return value, weights, components
 
 
 def _check_components(components):

@@ -794,6 +794,63 @@ def test_a_mixture_far_out_is_right_or_minus_infinity(size, power, recorded, dty
         assert got == -np.inf or abs(got / float(exact) - 1) < 0.01
 
 
+def exact_responsibilities(value, weights, means, variances):
+    """Of one vector, to more digits than cancel; independent entries."""
+    with mpmath.workdps(1500):
+        joint = []
+        for weight, mean, variance in zip(weights, means, variances):
+            terms = zip(value, mean, variance)
+            squares = sum((mpmath.mpf(float(x)) - float(m)) ** 2 / float(v) + mpmath.log(float(v)) for x, m, v in terms)
+            joint.append((mpmath.log(float(weight)) if weight else -mpmath.inf) - squares / 2)
+        shares = [mpmath.exp(entry - max(joint)) for entry in joint]
+        return [float(share / sum(shares)) for share in shares]
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["evaluated", "recorded"])
+@pytest.mark.parametrize("variances", [(1.0, 1.0, 1.0), (2.0, 2.0, 0.5), (1.0, 1e-6, 1e6)], ids=str)
+@pytest.mark.parametrize("shared", [False, True], ids=["a matrix each", "one matrix"])
+def test_responsibilities_far_from_all_components(shared, variances, recorded, dtype):
+    """Also halfway between two components, where the densities have all digits in common but for a few."""
+    sizes = [0.0, 1.0, 1e3, 1e6, 1e10, 1e17, 1e20, 1e37] + ([1e100, 1e200, 1e300] if dtype == "float64" else [])
+    value = np.array([row for size in sizes for row in ([0.125, size], [size, 0.125], [-size, size])], dtype)
+    means, weights = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0]], dtype), np.array([0.5, 0.25, 0.25], dtype)
+    variances = np.array(variances, dtype)[:1] if shared else np.array(variances, dtype)
+    variances = np.repeat(variances[:, None], 2, axis=1)
+    components = Gaussian(nd(means, dtype), covariance=nd(variances[..., None] * np.eye(2), dtype))
+    with mx.autograd.record() if recorded else mx.autograd.pause():
+        got = mixture.responsibilities(nd(value, dtype), nd(weights, dtype), components)
+    every = np.broadcast_to(variances, means.shape)
+    assert got.dtype == np.dtype(dtype)
+    expected = [exact_responsibilities(row, weights, means, every) for row in value]
+    assert_close(got, expected, rtol=0, atol=10 * TOLERANCE[dtype]["atol"])
+
+
+def test_responsibilities_have_gradients(rng):
+    value, mean = rng.normal(size=(5, 2)) * np.array([[1.0], [1.0], [1.0], [4.0], [4.0]]), rng.normal(size=(3, 2))
+    matrices, weights = oracles.random_spd(rng, (3,), 2, condition=4), np.array([0.2, 0.3, 0.5])
+    head = rng.normal(size=(5, 3))
+    inputs = [nd(array) for array in (value, weights, mean, matrices)]
+    for leaf in inputs:
+        leaf.attach_grad()
+
+    def shares(value, weights, mean, matrices):
+        joint = [np.log(w) + oracles.log_pdf(value, m, c) for w, m, c in zip(weights, mean, matrices)]
+        return np.exp(np.stack(joint, axis=-1) - logsumexp(joint, axis=0)[:, None])
+
+    with mx.autograd.record():
+        got = mixture.responsibilities(inputs[0], inputs[1], Gaussian(inputs[2], covariance=inputs[3]))
+        (got * nd(head)).sum().backward()
+    given = value, weights, mean, matrices
+    assert_close(got, shares(*given), rtol=1e-11)
+    for position, leaf in enumerate(inputs):
+
+        def objective(array, position=position):
+            return np.sum(head * shares(*given[:position], array, *given[position + 1 :]))
+
+        expected = oracles.central_difference(objective, given[position], symmetrical=position == 3)
+        assert_close(leaf.grad, expected, **GRADIENT_TOLERANCE)
+
+
 def test_a_failure_of_training_is_reported_by_name(rng):
     """The degrees of freedom must not be read before the matrix, or they take the error for themselves."""
     model = Model()
