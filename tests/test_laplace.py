@@ -94,7 +94,7 @@ def test_of_a_gamma_and_a_beta_variable(rng):
     model = Model()
     model.g = host.Gamma.define_variable(nd([3.0]), nd([0.5]), (1,), dtype="float64")
     model.b = host.Beta.define_variable(nd([4.0]), nd([2.0]), (1,), dtype="float64")
-    laplace = laplace_of(model)
+    laplace = laplace_of(model, begin={model.g: [1.0], model.b: [0.5]})
     expected = {
         "raw g": (np.log(6.0), 1 / 3.0, 3 * np.log(3) - 3 - special.gammaln(3.0) + 0.5 * np.log(2 * np.pi / 3)),
         "raw b": (
@@ -276,7 +276,7 @@ def test_groups_that_meet_later_are_joined():
 def test_groups_have_blocks_of_their_own(rng):
     """The covariance is that of the whole, and each group has one joint Gaussian."""
     model = pairs()
-    laplace = laplace_of(model, [model.x], x=nd([1.0, -1.0]))
+    laplace = laplace_of(model, [model.x], begin={model.d: [1.0]}, x=nd([1.0, -1.0]))
     index = {name: i for i, name in enumerate(laplace.coordinates)}
     precision = np.zeros((9, 9))
 

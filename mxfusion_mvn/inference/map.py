@@ -8,6 +8,7 @@ depend on the choice of bijection; the second is what a Gaussian approximation i
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.starts import initial_value, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
 
 import mxfusion.inference as host
@@ -28,16 +29,18 @@ class MAP(host.MAP):
     :param jacobian: False for the mode of the variables themselves, True for that of their unconstrained coordinates.
     :param supports: dict from latent Variables to :mod:`~mxfusion_mvn.bijections` in place of those that follow from
         their distributions; None for none.
-    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete.
+    :param initial_values: dict from latent Variables to where the search begins, numbers or arrays in their shape and
+        units. The others begin near the means of their priors, as far as these are known; None for all.
+    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete, and for
+        initial values that do not fit.
     """
 
-    def __init__(self, model, observed, jacobian=False, supports=None):
+    def __init__(self, model, observed, jacobian=False, supports=None, initial_values=None):
         self._bijections = latent_variables(model, observed, supports)
         self._jacobian = bool(jacobian)
+        posterior = point_masses(model, self._bijections, starts_of(model, observed, self._bijections, initial_values))
         # Not the host's own constructor: it would give each location the shape of its variable and no transformation.
-        InferenceAlgorithm.__init__(
-            self, model=model, observed=observed, extra_graphs=[point_masses(model, self._bijections)]
-        )
+        InferenceAlgorithm.__init__(self, model=model, observed=observed, extra_graphs=[posterior])
 
     @property
     def jacobian(self):
@@ -109,16 +112,21 @@ class MAP(host.MAP):
         return loss, loss
 
 
-def point_masses(model, supports):
+def point_masses(model, supports, starts):
     """
     A posterior that is a single point.
 
     :param model: Model.
     :param supports: dict from latent Variables to bijections.
+    :param starts: dict from the same to NumPy arrays, their raw values at the start, or None.
     :returns: Posterior, in which each latent is a PointMass whose location is a parameter under the bijection.
     """
     posterior = Posterior(model)
     for variable, bijection in supports.items():
-        location = Variable(shape=bijection.raw_shape(variable.shape), transformation=bijection)
+        location = Variable(
+            shape=bijection.raw_shape(variable.shape),
+            transformation=bijection,
+            initial_value=initial_value(starts[variable], bijection),
+        )
         posterior[variable].set_prior(PointMass(location=location))
     return posterior

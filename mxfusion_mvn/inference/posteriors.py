@@ -12,6 +12,7 @@ import numbers
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference._arguments import check_finished
 from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, gaussian, size_of
+from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import Positive
 
@@ -27,7 +28,15 @@ _INITIAL_LOADING = 0.1
 
 
 def create_Gaussian_meanfield(
-    model, observed, dtype=None, *, supports=None, excluded=(), entropy="sampled", initial_scale=INITIAL_SCALE
+    model,
+    observed,
+    dtype=None,
+    *,
+    supports=None,
+    excluded=(),
+    entropy="sampled",
+    initial_scale=INITIAL_SCALE,
+    initial_values=None,
 ):
     """
     Independent Gaussians in unconstrained coordinates.
@@ -43,13 +52,17 @@ def create_Gaussian_meanfield(
     :param excluded: list of latent Variables that are given their posterior elsewhere, by ``posterior[v].set_prior``.
     :param entropy: ``sampled``, ``closed_form`` or ``sticking_the_landing``: how log q enters the evidence lower bound.
     :param initial_scale: of the deviations.
+    :param initial_values: dict from latent Variables to where their means begin, numbers or arrays in their shape and
+        units. The others begin near the means of their priors, as far as these are known; None for all.
     :returns: Posterior.
-    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete.
+    :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete, and for
+        initial values that do not fit.
     """
     latent = latent_variables(model, observed, supports, excluded)
+    starts = starts_of(model, observed, latent, initial_values)
     posterior = Posterior(model)
     for variable, bijection in latent.items():
-        _set_own(posterior, variable, bijection, entropy, initial_scale, dtype)
+        _set_own(posterior, variable, bijection, starts[variable], entropy, initial_scale, dtype)
     return posterior
 
 
@@ -63,6 +76,7 @@ def create_Gaussian_fullrank(
     excluded=(),
     entropy="sampled",
     initial_scale=INITIAL_SCALE,
+    initial_values=None,
 ):
     """
     One Gaussian with a full covariance over all latent variables together, in unconstrained coordinates.
@@ -76,6 +90,7 @@ def create_Gaussian_fullrank(
     :param excluded: as in :func:`create_Gaussian_meanfield`.
     :param entropy: as in :func:`create_Gaussian_meanfield`.
     :param initial_scale: as in :func:`create_Gaussian_meanfield`.
+    :param initial_values: as in :func:`create_Gaussian_meanfield`.
     :returns: Posterior. The Gaussians are its variables ``joint_0``, ``joint_1``, ..., one for each block.
     :raises ModelSpecificationError: as :func:`create_Gaussian_meanfield`; for a variable in two blocks, or one that is
         not latent; for a variable in a block whose size is not known.
@@ -84,7 +99,8 @@ def create_Gaussian_fullrank(
     def root(size):
         return {"below": Variable(shape=(size * (size - 1) // 2,), initial_value=_zeros(size * (size - 1) // 2))}
 
-    return _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root)
+    latent = latent_variables(model, observed, supports, excluded)
+    return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
 
 
 def create_Gaussian_lowrank(
@@ -98,6 +114,7 @@ def create_Gaussian_lowrank(
     excluded=(),
     entropy="sampled",
     initial_scale=INITIAL_SCALE,
+    initial_values=None,
 ):
     """
     One Gaussian over all latent variables whose covariance is diagonal plus low rank, in unconstrained coordinates.
@@ -113,6 +130,7 @@ def create_Gaussian_lowrank(
     :param excluded: as in :func:`create_Gaussian_meanfield`.
     :param entropy: as in :func:`create_Gaussian_meanfield`.
     :param initial_scale: as in :func:`create_Gaussian_meanfield`.
+    :param initial_values: as in :func:`create_Gaussian_meanfield`.
     :returns: Posterior, with variables as in :func:`create_Gaussian_fullrank`.
     :raises ModelSpecificationError: as :func:`create_Gaussian_fullrank`, and for a rank that is not a positive integer.
     """
@@ -126,7 +144,8 @@ def create_Gaussian_lowrank(
         loadings = mx.nd.array(_INITIAL_LOADING * waves, dtype="float64")
         return {"factor": Variable(shape=(size, columns), initial_value=loadings)}
 
-    return _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root)
+    latent = latent_variables(model, observed, supports, excluded)
+    return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
 
 
 def unconstrained_gaussian(inference, block=0):
@@ -151,8 +170,8 @@ def unconstrained_gaussian(inference, block=0):
     return gaussian(**{name: inference.params[parameter] for name, parameter in law.inputs})
 
 
-def _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, initial_scale, root):
-    latent = latent_variables(model, observed, supports, excluded)
+def _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root):
+    starts = starts_of(model, observed, latent, initial_values)
     if blocks is None:
         blocks = [list(latent)] if latent else []
     _check_blocks(blocks, latent)
@@ -160,8 +179,10 @@ def _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, in
     for number, block in enumerate(blocks):
         sizes = [_known_size(variable, latent[variable]) for variable in block]
         size = sum(sizes)
+        shapes = [latent[variable].raw_shape(variable.shape) for variable in block]
+        start = joined([starts[variable] for variable in block], shapes)
         law = TransformedGaussian(
-            mean=Variable(shape=(size,)),
+            mean=Variable(shape=(size,), initial_value=initial_value(start)),
             scale=_scale((size,), initial_scale),
             entropy=entropy,
             dtype=dtype,
@@ -171,15 +192,15 @@ def _with_blocks(model, observed, dtype, blocks, supports, excluded, entropy, in
     in_blocks = {variable.uuid for block in blocks for variable in block}
     for variable, bijection in latent.items():
         if variable.uuid not in in_blocks:
-            _set_own(posterior, variable, bijection, entropy, initial_scale, dtype)
+            _set_own(posterior, variable, bijection, starts[variable], entropy, initial_scale, dtype)
     return posterior
 
 
-def _set_own(posterior, variable, bijection, entropy, initial_scale, dtype):
+def _set_own(posterior, variable, bijection, start, entropy, initial_scale, dtype):
     shape = bijection.raw_shape(variable.shape)
     posterior[variable].set_prior(
         TransformedGaussian(
-            mean=Variable(shape=shape),
+            mean=Variable(shape=shape, initial_value=initial_value(start)),
             scale=_scale(shape, initial_scale),
             bijection=bijection,
             entropy=entropy,
