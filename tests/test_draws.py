@@ -3,7 +3,7 @@
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import create_Gaussian_fullrank
+from mxfusion_mvn.inference import create_Gaussian_fullrank, draws
 from mxfusion_mvn.inference._host_draws import draw
 from mxfusion_mvn.inference.draws import FinishedInference
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -95,6 +95,47 @@ def test_a_mean_for_each_draw_is_not_taken_for_one_of_each_row(rng):
     assert_close(terms[model.X.uuid], expected, **TOLERANCE["float64"])
     drawn = finished.draw_model({model.mu.uuid: 1e6 * mu}, size)[model.X.uuid]
     assert_close(drawn / 1e6, np.broadcast_to(mu[:, None], (size, size, 3)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(60, [10, 4, 4, 4, 3]), (5, [10] + [1] * 15), (2**20, [10, 15])])
+def test_as_many_draws_are_evaluated_at_once_as_keep_arrays_small(rng, monkeypatch, most, sizes):
+    """The largest array of a draw is the design of 14 entries; the values are the same however many go together."""
+    x, y = rng.normal(size=(7, 2)), rng.normal(size=(7, 1))
+    model = regression_model()
+    inference = initialised(model, [model.X, model.Y], {"X": (7, 2), "Y": (7, 1)})
+    finished = FinishedInference(inference, X=x, Y=y)
+    found, terms_of = [], draws.log_pdf_terms
+
+    def counted(graph, variables):
+        found.append(variables[model.w.uuid].shape[0])
+        return terms_of(graph, variables)
+
+    monkeypatch.setattr(draws, "log_pdf_terms", counted)
+    monkeypatch.setattr(draws, "_MOST_ENTRIES", most)
+    w, s = rng.normal(size=(25, 2, 1)), rng.gamma(3.0, size=(25, 1))
+    terms = finished.log_pdf(model, {model.w.uuid: w, model.s.uuid: s}, 25)
+    assert found == sizes
+    assert_close(terms[model.Y.uuid], norm.logpdf(y, x @ w, np.sqrt(s[:, None])), **TOLERANCE["float64"])
+
+
+def test_large_outputs_of_functions_count(rng, monkeypatch):
+    """A column of 40 predictions is larger than data, weights and scale."""
+    model = Model()
+    model.w = host.Normal.define_variable(mean=nd([1.0]), variance=nd([4.0]), shape=(1,), dtype="float64")
+    model.f = linear(np.ones((40, 1)), model.w, dtype="float64")
+    model.y = MultivariateNormal(mean=model.w, shape=(1,), dtype="float64")
+    inference = initialised(model, [model.y], {"y": (1,)})
+    finished = FinishedInference(inference, y=np.ones(1))
+    found, draw_all = [], draws._draw
+
+    def counted(graph, variables, num_samples):
+        found.append(num_samples)
+        return draw_all(graph, variables, num_samples)
+
+    monkeypatch.setattr(draws, "_draw", counted)
+    monkeypatch.setattr(draws, "_MOST_ENTRIES", 200)
+    assert finished.draw_model({}, 22)[model.w.uuid].shape == (22, 1)
+    assert found == [10, 5, 5, 2]
 
 
 def test_posterior_draws_have_the_exact_moments(rng, dtype):

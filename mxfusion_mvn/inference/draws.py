@@ -25,8 +25,11 @@ from mxfusion.components.distributions.univariate import UnivariateDistribution
 from mxfusion.components.functions import FunctionEvaluation
 from mxfusion.util.inference import discover_shape_constants
 
-# As many draws at once as keep the arrays small.
+# How many draws enter a graph at once, and how many first, while it is not known what they take.
 _AT_ONCE = 100
+_FIRST = 10
+# The number of entries that the largest array of a draw, for all draws at once, is to have at most.
+_MOST_ENTRIES = 2**20
 
 
 class FinishedInference:
@@ -141,13 +144,16 @@ class FinishedInference:
         base = {uuid: array for uuid, array in self.variables.items() if uuid not in hidden}
         ctx = self.inference.mxnet_context
         draws = {uuid: mx.nd.array(array, dtype=array.dtype, ctx=ctx) for uuid, array in draws.items()}
-        at_once = draws_at_once(graph)
-        parts = []
-        for start in range(0, num_samples, at_once):
+        goes_alone = draws_at_once(graph) == 1
+        at_once, start, parts = 1 if goes_alone else _FIRST, 0, []
+        while start < num_samples:
             stop = min(start + at_once, num_samples)
             variables = {**base, **{uuid: array[start:stop] for uuid, array in draws.items()}}
             arrays = evaluate(variables, stop - start)
             parts.append({uuid: _read(array, stop - start) for uuid, array in arrays.items()})
+            if not goes_alone:
+                at_once = max(1, _MOST_ENTRIES // _entries_of_a_draw(variables, stop - start))
+            start = stop
         return {uuid: np.concatenate([part[uuid] for part in parts]) for uuid in parts[0]}
 
     def _learned(self):
@@ -272,6 +278,12 @@ def unscaled(graph):
     finally:
         for factor, scaling in zip(factors, scalings):
             factor.log_pdf_scaling = scaling
+
+
+def _entries_of_a_draw(variables, samples):
+    """The size of the largest array that was in use, functions' outputs among them, for one sample."""
+    arrays = [array for array in variables.values() if isinstance(array, mx.nd.NDArray)]
+    return max([array.size // (samples if array.shape[0] == samples else 1) for array in arrays], default=1)
 
 
 def _with_sample_axis(arrays):
