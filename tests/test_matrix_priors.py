@@ -632,11 +632,24 @@ def test_the_factor_of_a_draw_serves_that_draw_only(rng):
         assert_close(distribution.log_pdf(mx.nd, variables), expected_log_pdf(case, arrays), **TOLERANCE["float64"])
 
 
+@pytest.mark.parametrize("distribution", [Wishart, InverseWishart])
+def test_the_scale_is_the_identity_unless_it_is_given(distribution, rng):
+    """As in MXFusion's Wishart, declared by its own method too."""
+    value = nd(oracles.random_spd(rng, (), 3, condition=10)[None])
+    model = Model()
+    model.plain = distribution(5.0, shape=(3, 3), dtype="float64")
+    model.as_in_mxfusion = distribution.define_variable(shape=(3, 3), degrees_of_freedom=5.0, dtype="float64")
+    oracle = {Wishart: stats.wishart, InverseWishart: stats.invwishart}[distribution]
+    for variable in (model.plain, model.as_in_mxfusion):
+        variables = {v.uuid: v.constant.expand_dims(0) for v in model.get_constants()}
+        got = variable.factor.log_pdf(mx.nd, {**variables, variable.uuid: value})
+        assert_close(got, [oracle.logpdf(value[0].asnumpy(), 5, np.eye(3))], **TOLERANCE["float64"])
+
+
 # What is refused
 
 
 REFUSED = [
-    (lambda: Wishart(4.0, shape=(3, 3)), "`scale`: got nothing; expected a matrix .*scale=1. for the identity"),
     (lambda: Wishart(4.0, np.eye(3), np.eye(3), shape=(3, 3)), "`scale` and `scale_tril`: got 2 matrices"),
     (lambda: Wishart(2.0, 1.0, shape=(3, 3)), "`degrees_of_freedom`: got 2; expected more than D - 1 = 2. With fewer"),
     (lambda: InverseWishart(-1.0, 1.0, shape=(3, 3)), "`degrees_of_freedom`: got -1.0 .*; expected positive numbers"),

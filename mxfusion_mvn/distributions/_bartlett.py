@@ -109,8 +109,6 @@ class BartlettDistribution(VectorDistribution):
         ctx=None,
     ):
         _inputs.refuse_numpy_mode()
-        if scale is None and scale_tril is None:
-            checks.refuse("scale", "nothing", "a matrix (..., D, D)", "Pass scale=1. for the identity, or scale_tril=.")
         freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
         form, matrix = _forms.only_one(scale=scale, scale_tril=scale_tril)
         matrix = self._input(form, matrix, _CHECKS[form], dtype, ctx)

@@ -25,7 +25,7 @@ class InverseWishart(_bartlett.BartlettDistribution):
     :class:`~mxfusion_mvn.Wishart`.
 
     :param degrees_of_freedom: nu, (B..., 1) or a number; greater than D - 1.
-    :param scale: Psi (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity.
+    :param scale: Psi (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity, which is the default.
     :param scale_tril: L with L L^T = Psi, likewise, instead of Psi; only the lower triangle is read.
     :param shape: tuple (B..., D, D) of integers and Variables. With it the random Variable is declared and returned,
         without it the factor, for ``set_prior``.
