@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a run ended goes with its result: in words, under the table, in ArviZ and in files."""
 
+import re
 import sys
+import warnings
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import MAP, LaplaceApproximation, create_Gaussian_meanfield, load, save, summary, to_arviz
@@ -16,7 +18,7 @@ from host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
-from runs import map_inference, stopped
+from runs import map_inference, parameters, stopped
 
 LOOPS = {
     "batch": BatchLoop,
@@ -40,6 +42,15 @@ TRENDS = {
     "a few steps": (np.where(STEPS < 3, 100.0, 0.0), False, "; the loss has levelled off"),
     "a walk": (np.cumsum(10 * NOISE) ** 2, True, "; the loss wanders: over the last 100 its mean is "),
     "a rise": (0.1 * STEPS + NOISE, False, "; the loss wanders: over the last 100 its mean is "),
+    "a jump": (np.where(STEPS < 1, 3.0, 103.0), False, "; the loss is 100 nats above where it began. Use a smaller"),
+    "a jump in noise": (np.where(STEPS < 1, 3.0, 103.0) + NOISE, True, "; the loss is 10"),
+    "a jump and a fall": (
+        np.where(STEPS < 1, 0.0, 5000.0 - STEPS),
+        False,
+        "; the loss was still falling, by 100 nats over the last 100, but is 3.05e+03 nats above where it began.",
+    ),
+    "a jump to below": (np.where(STEPS < 1, 3.0, -50.0), False, "; the loss has levelled off"),
+    "a jump within noise": (np.where(STEPS < 1, 0.0, 1.0) + NOISE, True, "; the loss has levelled off"),
     "rounding": ((1e6 + 0.05 * NOISE).astype("float32").astype("float64"), True, "; the loss has levelled off"),
     "four": (np.array([4.0, 3.0, 2.0, 1.0]), False, "; the loss was still falling, by 2 nats over the last 2"),
     "three": (np.array([3.0, 2.0, 1.0]), False, ""),
@@ -89,6 +100,41 @@ def test_a_learning_rate_that_is_wrong_by_orders_is_seen(kind, rate, rng, tmp_pa
     other.initialize(y=data.shape)
     load(other, tmp_path / "run.zip")
     assert summary(other, 10).note == note
+
+
+SAID = {
+    0.0: "it began at its lowest, or the learning rate is too small",
+    1e-9: "it began at its lowest, or the learning rate is too small",
+    1e8: "nats above where it began. Use a smaller learning rate",
+    1e30: "use a smaller learning rate",
+}
+
+
+@pytest.mark.parametrize("rate", SAID)
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_is_wrong_with_a_learning_rate_is_said(name, rate, rng):
+    data = nd(rng.normal([3, -2], 1, size=(30, 2)), "float32")
+    inference = located("MAP", LOOPS[name]())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        record = inference.run(y=data, learning_rate=rate, max_iter=50)
+    assert not record.has_arrived
+    assert SAID[rate] in record.message
+
+
+@pytest.mark.parametrize("rate", [-0.1, np.nan, np.inf, -np.inf, 1e39, "fast"])
+@pytest.mark.parametrize("name", LOOPS)
+def test_what_is_no_learning_rate_is_refused_before_anything_is_learned(name, rate, rng):
+    data = nd(rng.normal([3, -2], 1, size=(30, 2)), "float32")
+    inference = located("MAP", LOOPS[name]())
+    inference.initialize(y=data.shape)
+    before = parameters(inference)
+    with pytest.raises(
+        InferenceError, match=re.escape(f"learning rate of iteration 0: got {rate!r}; expected a number that is not")
+    ):
+        inference.run(y=data, learning_rate=rate, max_iter=5)
+    for mine, kept in zip(parameters(inference), before):
+        np.testing.assert_array_equal(mine, kept)
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -99,8 +99,8 @@ def trend(losses, had_arrived=False):
     """
     Where a loss was going at the end.
 
-    Means of windows are compared with each other, the last one with the one before, with the first, and with the
-    lowest; their noise is that of :func:`improvement`.
+    Means of windows are compared with each other, the last one with the one before, with the first, with the lowest,
+    and with the very first loss; their noise is that of :func:`improvement`.
 
     :param losses: NumPy array (iterations,).
     :param had_arrived: whether the run went on from where one before had arrived: then it need not have fallen.
@@ -116,14 +116,20 @@ def trend(losses, had_arrived=False):
     in_all, above = means[0] - means[-1], means[-1] - means[lowest]
     at_least = max(WORTH_MENTIONING, _rounding(losses))
     is_falling = fell.nats > max(at_least, 2 * fell.standard_error)
+    rose, noise = means[-1] - losses[0], max(errors[0], errors[-1]) * np.sqrt(window)
+    has_risen = rose > max(at_least, 4 * noise) or windows[-1].min() - losses[0] > WORTH_MENTIONING + abs(losses[0])
+    where = f"{rose:.3g} nats above where it began. Use a smaller learning rate"
     if is_falling or (in_all > at_least and _falls_steadily(losses, in_all)):
-        return Trend(f"; the loss was still falling, by {fell.nats:.3g} nats over the last {window}", False)
+        words = f"; the loss was still falling, by {fell.nats:.3g} nats over the last {window}"
+        return Trend(words + (f", but is {where}" if has_risen else ""), False)
     if above > max(at_least, 4 * np.hypot(errors[-1], errors[lowest])):
         return Trend(
             f"; the loss wanders: over the last {window} its mean is {above:.3g} nats above that of the {window} with "
             "the lowest. Use a smaller learning rate",
             False,
         )
+    if has_risen:
+        return Trend(f"; the loss is {where}", False)
     has_fallen = in_all > max(at_least, 4 * np.hypot(errors[0], errors[-1]))
     has_fallen |= losses[0] - means[-1] > max(at_least, 4 * errors[0] * np.sqrt(window))  # at once, and no more since
     if not (had_arrived or has_fallen):
