@@ -69,3 +69,14 @@ def stopped(message=""):
     assert [warning.category for warning in caught] == [TrainingStoppedWarning]
     assert Path(caught[0].filename).name.startswith("test_")
     assert str(caught[0].message).startswith(message)
+
+
+@contextlib.contextmanager
+def warned(message):
+    """There has to be one warning of the package that says so, at a line of a test, as in :func:`stopped`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    (warning,) = [each for each in caught if each.category is UserWarning]
+    assert Path(warning.filename).name.startswith("test_")
+    assert message in str(warning.message)

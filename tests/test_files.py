@@ -26,6 +26,7 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.components.variables.var_trans import Logistic, Softplus
 from mxfusion.inference import GradBasedInference
 from mxfusion.models import Posterior
+from runs import warned
 from saved_inferences import (
     DIM,
     KINDS,
@@ -153,14 +154,17 @@ def test_a_parameter_of_the_posterior_is_named_by_what_it_feeds(rng, file):
 def test_a_latent_variable_under_another_bijection_is_refused(rng, file, create):
     save(run(with_latents(create), rng), file)
     model = latent_model()
-    other = create(model, [model.X], supports={model.mu: bijections.Positive()})
+    with warned("`mu` is Positive in place of Real"):
+        other = create(model, [model.X], supports={model.mu: bijections.Positive()})
     refuses(variational(model, other), file, r"`mu`.*: got the transformation .*Real\(\).*; expected .*Positive\(\)")
 
 
 def test_a_map_under_another_bijection_is_refused(rng, file):
     save(run(with_map(), rng), file)
     model = latent_model()
-    inference = GradBasedInference(MAP(model, [model.X], supports={model.mu: bijections.Interval(-1, 1)}))
+    with warned("`mu` is Interval in place of Real"):
+        algorithm = MAP(model, [model.X], supports={model.mu: bijections.Interval(-1, 1)})
+    inference = GradBasedInference(algorithm)
     refuses(
         inference, file, r"`location of mu` of the posterior: .*Real\(\) in .*; expected .*Interval\(lower=-1.0, up"
     )

@@ -18,6 +18,7 @@ from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.inference import GradBasedInference, MinibatchInferenceLoop, VariationalPosteriorForwardSampling
+from runs import warned
 from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
@@ -293,7 +294,8 @@ def test_another_support_may_change_the_mode_that_is_found(rng):
     model = Model()
     model.v = host.Normal.define_variable(nd([1.0]), nd([1.0]), (1,), dtype="float64")
     model.x = MultivariateNormal(mean=model.v, shape=(3, 1), dtype="float64")
-    algorithm = MAP(model, [model.x], supports={model.v: bijections.Interval(-4.0, 0.0)})
+    with warned("`v` is Interval in place of Real"):
+        algorithm = MAP(model, [model.x], supports={model.v: bijections.Interval(-4.0, 0.0)})
     x = np.array([[-3.0], [-2.0], [-1.0]])
     assert_close(found(fit(algorithm, x=nd(x)), model.v), [(1.0 - 6.0) / 4], rtol=1e-4)
 
@@ -316,7 +318,8 @@ def loss_of(algorithm, values, x):
 def test_a_replica_for_a_copy_of_the_model(jacobian, rng):
     v, m, x = np.array([0.7, 3.0]), rng.normal(size=2), rng.normal(size=(5, 2))
     model = hierarchy()
-    algorithm = MAP(model, [model.x], jacobian=jacobian, supports={model.v: bijections.Interval(0, 9)})
+    with warned("`v` is Interval in place of Positive"):
+        algorithm = MAP(model, [model.x], jacobian=jacobian, supports={model.v: bijections.Interval(0, 9)})
     copied = model.clone()
     replica = algorithm.replicate_self(copied, [algorithm.posterior.clone(copied)])
     assert replica.jacobian is jacobian

@@ -38,6 +38,7 @@ from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+from runs import warned
 from scipy import stats
 from tolerances import assert_close
 
@@ -175,17 +176,15 @@ GIVEN = {
 }
 
 
-def supports_of(model):
-    return {model.ordered: bijections.Ordered()}
-
-
 def begun(model, dtype, kind, initial_values=None):
     """An inference that is initialised, and a function from a latent variable to its raw value at the start."""
-    observed, supports = [model.y], supports_of(model)
-    if kind == "MAP":
-        algorithm = MAP(model, observed, supports=supports, initial_values=initial_values)
-    else:
-        q = CREATE[kind](model, observed, dtype=dtype, supports=supports, initial_values=initial_values)
+    observed, options = [model.y], {"supports": {model.ordered: bijections.Ordered()}, "initial_values": initial_values}
+    with warned("`ordered` is Ordered in place of Real"):
+        if kind == "MAP":
+            algorithm = MAP(model, observed, **options)
+        else:
+            q = CREATE[kind](model, observed, dtype=dtype, **options)
+    if kind != "MAP":
         algorithm = StochasticVariationalInference(2, model, q, observed)
     inference = GradBasedInference(algorithm, dtype=dtype)
     inference.initialize(y=(5, 2, 3))
@@ -322,7 +321,8 @@ def test_a_mean_outside_the_support_is_passed_over():
     model = Model()
     model.sd = host.Normal.define_variable(nd([-5.0]), nd([1.0]), (1,), dtype="float64")
     model.y = MultivariateNormal(shape=(3, 2))
-    algorithm = MAP(model, [model.y], supports={model.sd: bijections.Positive()})
+    with warned("`sd` is Positive in place of Real"):
+        algorithm = MAP(model, [model.y], supports={model.sd: bijections.Positive()})
     assert algorithm.location(model.sd).initial_value is None
 
 
@@ -330,7 +330,8 @@ def test_ordered_numbers_begin_in_a_row_around_their_mean():
     model = Model()
     model.cuts = MultivariateNormal(1000.0, shape=(2, 4), dtype="float64")
     model.y = MultivariateNormal(shape=(3, 2))
-    algorithm = MAP(model, [model.y], supports={model.cuts: bijections.Ordered()})
+    with warned("`cuts` is Ordered in place of Real"):
+        algorithm = MAP(model, [model.y], supports={model.cuts: bijections.Ordered()})
     start = algorithm.location(model.cuts).initial_value.asnumpy()
     expected = np.tile([998.5, 999.5, 1000.5, 1001.5], (2, 1))
     # Steps are exponentials of numbers that are off by the offset.

@@ -22,6 +22,7 @@ from mxfusion_mvn.inference import (
     unregister_support,
 )
 
+import mxnet as mx
 import numpy as np
 import pytest
 from host import nd
@@ -29,7 +30,9 @@ from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.distributions.gp.kernels import RBF
+from mxfusion.inference import GradBasedInference
 from mxfusion.modules.gp_modules import GPRegression
+from runs import warned
 
 ONE, TWO = nd([1.0], "float32"), nd([1.0, 2.0], "float32")
 
@@ -259,11 +262,100 @@ def test_a_support_that_is_given_goes_first():
     model = model_with(DISTRIBUTIONS["host Normal"][0])
     given = bijections.Interval(-3, 3)
     assert support_of(model.v, {model.v: given}) is given
-    algorithm = MAP(model, [], supports={model.v: given})
+    with warned("`v` is Interval in place of Real"):
+        algorithm = MAP(model, [], supports={model.v: given})
     assert algorithm.bijections == {model.v: given}
     assert algorithm.location(model.v).transformation is given
-    posterior = create_Gaussian_meanfield(model, [], supports={model.v: given})
+    with warned("`v` is Interval in place of Real"):
+        posterior = create_Gaussian_meanfield(model, [], supports={model.v: given})
     assert posterior.v.factor.bijection is given
+
+
+def location(center, **matrix):
+    return lambda m: MultivariateNormal(np.array(center), shape=(3, 2), **matrix)
+
+
+ZERO = nd([0.0], "float32")
+# Name -> (declares a variable, how many entries have to be positive that are as often negative; None if that is not so)
+HALVES = {
+    "Normal": (lambda m: host.Normal.define_variable(ZERO, ONE, (4,)), 4),
+    "NormalMeanPrecision": (lambda m: host.NormalMeanPrecision.define_variable(ZERO, ONE, (1,)), 1),
+    "Laplace": (lambda m: host.Laplace.define_variable(ZERO, ONE, (2, 3)), 6),
+    "of a number": (location([0.0, 0.0], covariance=3.0), 6),
+    "diagonal": (location([0.0, 0.0], covariance=np.diag([3.0, 1.0])), 6),
+    "diagonal precision": (location([0.0, 0.0], precision=np.diag([3.0, 1.0])), 6),
+    "one entry": (lambda m: MultivariateNormal(0.0, m.C, shape=(5, 1)), 5),
+    "Student t": (lambda m: MultivariateStudentT(3.0, 0.0, 2.0, shape=(2,)), 2),
+    "a latent scale": (lambda m: host.Normal.define_variable(ZERO, m.s, (2,)), 2),
+    "correlated": (location([0.0, 0.0], covariance=np.array([[3.0, 1.0], [1.0, 1.0]])), None),
+    "a learned matrix": (lambda m: MultivariateNormal(0.0, m.D, shape=(2,)), None),
+    "not around zero": (lambda m: host.Normal.define_variable(TWO, ONE, (2,)), None),
+    "a latent mean": (lambda m: host.Normal.define_variable(m.s, ONE, (2,)), None),
+    "a mixture": (lambda m: GaussianMixture(np.array([0.5, 0.5]), np.zeros((2, 1)), 1.0, shape=(1,)), None),
+}
+
+
+def restricted(declare):
+    model = Model()
+    model.s = host.Gamma.define_variable(ONE, ONE, (1,))
+    model.C = Variable(shape=(1, 1))
+    model.D = Variable(shape=(2, 2))
+    model.v = declare(model)
+    return model
+
+
+@pytest.mark.parametrize("create", [MAP, create_Gaussian_meanfield], ids=["MAP", "mean-field"])
+@pytest.mark.parametrize("name", HALVES)
+def test_what_a_restricted_prior_lacks_is_said(name, create):
+    declare, entries = HALVES[name]
+    model = restricted(declare)
+    lacking = "minus the log of that probability. Where it depends on other variables the posterior is another one"
+    if entries is not None:
+        lacking = f"{entries} log 2 = {entries * np.log(2):.4g} nats: add them where these are compared with others."
+    kind = type(model.v.factor).__name__
+    message = f"`supports`: `v` is Positive in place of Real, and the density of {kind} is not divided by the "
+    with warned(f"{message}probability of that. Log densities, bounds and evidences lack {lacking}"):
+        create(model, [], supports={model.v: bijections.Positive()})
+
+
+def test_of_rows_that_only_the_data_count_each_entry_lacks_log_2():
+    model = Model()
+    model.N = Variable()
+    model.v = MultivariateNormal(shape=(model.N, 2))
+    model.x = MultivariateNormal(model.v, shape=(model.N, 2))
+    with warned("evidences lack log 2 for each entry: add it where these are compared with those of other models."):
+        create_Gaussian_meanfield(model, [model.x], supports={model.v: bijections.Positive()})
+
+
+def test_what_is_lacking_is_log_2():
+    """Laplace's evidence of a half-normal scale without data, whose integral is one half, by what is said."""
+    model = Model()
+    model.v = host.Normal.define_variable(ZERO.astype("float64"), nd([4.0]), (1,), dtype="float64")
+    with warned("lack 1 log 2 = 0.6931 nats"):
+        algorithm = MAP(model, [], jacobian=True, supports={model.v: bijections.Positive()})
+    inference = GradBasedInference(algorithm, dtype="float64")
+    inference.initialize()
+    raw = np.linspace(-30, 10, 4001)
+    log_density = []
+    for x in raw:
+        inference.params.param_dict[algorithm.location(model.v).uuid].set_data(nd([x]))
+        loss = algorithm.compute(mx.nd, variables_at(inference, model, algorithm))[0]
+        log_density.append(-loss.asscalar())
+    assert np.trapz(np.exp(log_density), raw) == pytest.approx(0.5, rel=1e-6)
+
+
+def variables_at(inference, model, algorithm):
+    location = algorithm.location(model.v)
+    variables = {v.uuid: v.constant.expand_dims(0) for v in model.get_constants()}
+    variables[location.uuid] = inference.params.param_dict[location.uuid].data().expand_dims(0)
+    return variables
+
+
+@pytest.mark.parametrize("given", [bijections.Real(), bijections.Positive()], ids=["Real", "Positive"])
+def test_a_support_that_is_the_own_one_lacks_nothing(given):
+    declare = DISTRIBUTIONS["host Normal" if isinstance(given, bijections.Real) else "host Gamma"][0]
+    model = model_with(declare)
+    MAP(model, [], supports={model.v: given})  # warnings are errors
 
 
 @pytest.mark.parametrize("support", [bijections.Positive, 3.0, None, "positive"])

@@ -3,16 +3,24 @@
 
 A support that depends on parameters is that of their constants: a Uniform needs constant bounds. A distribution that is
 not listed inherits the support of its base class, or is registered by :func:`register_support`.
+
+Under another support than its own a distribution keeps its density p(v), which is not divided by the probability P of
+that support: log densities, bounds and evidences lack -log P. Where v has a symmetric distribution around zero, with
+independent signs, and has to be positive, that is log 2 for each entry.
 """
 
+import math
+import warnings
 from typing import Any, Dict
 
 from mxfusion_mvn import bijections, checks, distributions
-from mxfusion_mvn.bijections import Bijection, check_is_bijection
+from mxfusion_mvn.bijections import Bijection, check_is_bijection, describe
 from mxfusion_mvn.inference._names import check_names, name_of
+from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.options import shown
 
 import mxnet as mx
+import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.variables import Variable, VariableType
@@ -66,6 +74,10 @@ def support_of(variable, supports=None):
     if supports and variable in supports:
         check_is_bijection(name_of(variable), supports[variable])
         return supports[variable]
+    return _own_support(variable)
+
+
+def _own_support(variable):
     for distribution in type(variable.factor).__mro__:
         support = _REGISTERED.get(distribution, _SUPPORTS.get(distribution))
         if support is not None:
@@ -89,6 +101,8 @@ def latent_variables(model, observed, supports=None, excluded=()):
     :returns: dict from Variables to bijections, in the order of the model.
     :raises ModelSpecificationError: as :func:`support_of`, for supports of what is not latent, and for observed
         variables that are none of the model's.
+
+    Warns of a support that is not that of the distribution.
     """
     if not isinstance(model, FactorGraph):
         checks.refuse("model", shown(model), "a Model", "Write model = Model() and declare its variables.")
@@ -107,7 +121,52 @@ def latent_variables(model, observed, supports=None, excluded=()):
                     "variables. Leave it out."
                 )
     latent = model.get_latent_variables(variables_to_UUID([*observed, *excluded]))
-    return {variable: support_of(variable, supports) for variable in latent}
+    bijections_of = {variable: support_of(variable, supports) for variable in latent}
+    for variable in supports or ():
+        if variable in bijections_of:
+            _warn_of_what_is_lacking(variable, supports[variable])
+    return bijections_of
+
+
+def _warn_of_what_is_lacking(variable, given):
+    try:
+        own = _own_support(variable)
+    except ModelSpecificationError:  # which is why one is given
+        return
+    if describe(own) == describe(given):
+        return
+    lacking = (
+        "minus the log of that probability. Where it depends on other variables the posterior is another one: choose "
+        "a distribution with that support if there is one"
+    )
+    if isinstance(given, bijections.Positive) and _has_independent_signs(variable.factor):
+        lacking = "log 2 for each entry: add it where these are compared with those of other models"
+        if all(isinstance(size, int) for size in variable.shape):
+            size = math.prod(variable.shape)
+            lacking = f"{size} log 2 = {size * math.log(2):.4g} nats: add them where these are compared with others"
+    kinds = (type(each).__name__ for each in (given, own, variable.factor))
+    warnings.warn(
+        "`supports`: `{}` is {} in place of {}, and the density of {} is not divided by the probability of that. Log "
+        "densities, bounds and evidences lack {}.".format(name_of(variable), *kinds, lacking),
+        stacklevel=levels_to_the_caller(),
+    )
+
+
+def _has_independent_signs(factor):
+    """Whether a distribution is the same with the sign of any entry changed."""
+    inputs = dict(factor.inputs)
+    center = inputs.get("location" if isinstance(factor, host.Laplace) else "mean")
+    if not isinstance(factor, _SYMMETRIC) or center.type != VariableType.CONSTANT or np.any(_array(center)):
+        return False
+    matrix = next((inputs[name] for name in ("covariance", "precision", "scale_tril") if name in inputs), None)
+    if matrix is None or factor.outputs[0][1].shape[-1] == 1 or matrix.shape[-1] == 1:
+        return True
+    return matrix.type == VariableType.CONSTANT and not np.any(_array(matrix) * (1 - np.eye(matrix.shape[-1])))
+
+
+def _array(variable):
+    value = variable.constant
+    return value.asnumpy() if isinstance(value, mx.nd.NDArray) else np.asarray(value)
 
 
 def _check_observed(model, observed):
@@ -156,9 +215,8 @@ def _uniform(factor):
                 f"`{name}` of the Uniform variable `{_name(factor)}` is not a constant; expected constant bounds. "
                 "Write it as a number, or as bounds plus width times a variable between 0 and 1."
             )
-        value = variable.constant
-        bounds.append(value.asnumpy() if isinstance(value, mx.nd.NDArray) else value)
-    return bijections.Interval(*(value.item() if getattr(value, "size", 0) == 1 else value for value in bounds))
+        bounds.append(_array(variable))
+    return bijections.Interval(*(value.item() if value.size == 1 else value for value in bounds))
 
 
 def _discrete(factor):
@@ -171,6 +229,16 @@ def _discrete(factor):
 def _name(factor):
     return name_of(factor.outputs[0][1])
 
+
+_SYMMETRIC = (
+    distributions.MultivariateNormal,
+    distributions.MultivariateStudentT,
+    host.Laplace,
+    host.MultivariateNormal,
+    host.MultivariateNormalMeanPrecision,
+    host.Normal,
+    host.NormalMeanPrecision,
+)
 
 # What users said, before what follows.
 _REGISTERED: Dict[type, Any] = {}
