@@ -7,7 +7,7 @@ from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference.compiler.program import Program
 from mxfusion_mvn.inference.compiler.simplify import simplify
 from mxfusion_mvn.inference.compiler.steps import several_steps
-from mxfusion_mvn.inference.loops import compiled
+from mxfusion_mvn.inference.loops import compiled, training, verification
 from mxfusion_mvn.inference.loops.adam import SeveralSteps
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
@@ -42,7 +42,8 @@ def nothing_left_behind():
 
 @pytest.fixture
 def pushes(monkeypatch):
-    """The numbers of steps that were pushed at once."""
+    """The numbers of steps that were pushed at once, however slow the machine is."""
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKS", 1e9)
     counts, push = [], SeveralSteps.push
 
     def counting(several, learning_rates):
@@ -170,8 +171,11 @@ def without_asymmetry(message):
     return re.sub(r" and its asymmetry \S+, at \(\d, \d\)", "", message)
 
 
+@pytest.mark.parametrize("is_verified", [False, True])
 @pytest.mark.parametrize("iteration", [110, 114, 119])
-def test_a_factorisation_that_fails(iteration, pushes):
+def test_a_factorisation_that_fails(iteration, is_verified, pushes, monkeypatch):
+    """Also where the steps that fail are being compared with imperative ones."""
+    monkeypatch.setattr(verification.Runs, "is_due", lambda runs: is_verified and runs.count >= 1)
     found = []
     for loop in (CompiledLoop, BatchLoop):
         model = Model()

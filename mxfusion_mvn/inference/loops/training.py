@@ -115,6 +115,7 @@ class Training:
         self._pending = deque()
         self._done = 0  # how many losses were read and found good
         self._error = None  # what a step raised
+        self._failed_before = 0  # the iteration after the steps that failed while they were verified
         self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
         self._verified = {}  # by the Runs of each program the snapshot up to which it was seen to be right
         self._sound = None  # the newest snapshot at which the loss was of a size near that of the first ones
@@ -181,7 +182,13 @@ class Training:
         if runs is None or runs in self._verified and not runs.is_due():
             return self._stepper.steps(rates)
         before = iteration, self._stepper.snapshot()
-        losses = self._stepper.verified_steps(rates) if runs.is_due() else self._stepper.steps(rates)
+        if runs.is_due():
+            # Where they fail nothing says which of them did: that is found out when they are repeated.
+            self._failed_before = iteration + len(rates)
+            losses = self._stepper.verified_steps(rates)
+            self._failed_before = 0
+        else:
+            losses = self._stepper.steps(rates)
         self._verified[runs] = before
         return losses
 
@@ -192,7 +199,7 @@ class Training:
             verified = self._newest_good_snapshot()
         flush()
         self._pending.clear()
-        self._error = None
+        self._error, self._failed_before = None, 0
         self._done, state = verified
         self._verified.clear()
         self._stepper.give_up_compiling(f"{found}. The run goes on from the parameters of iteration {self._done}")
@@ -249,7 +256,7 @@ class Training:
         return None
 
     def _step_error(self):
-        return self._error and Trouble(f"Iteration {self._done} failed", reason_of(self._error))
+        return self._error and Trouble(f"Iteration {self._done} failed", reason_of(self._error), self._failed_before)
 
     def _bad_parameter(self):
         for uuid, array in self._stepper.parameters().items():
