@@ -160,6 +160,15 @@ def slow_down(parameter):
     parameter.lr_mult = 0.1
 
 
+def initialise_anew(parameter):
+    parameter.initialize(init=mx.init.Constant(nd([-3.0, 4.0], "float32")), force_reinit=True)
+
+
+def initialise_anew_and_fix(parameter):
+    initialise_anew(parameter)
+    fix(parameter)
+
+
 def changed_at_checkpoints(loop, change):
     """The inference after a run of which one checkpoint sets and changes a parameter, and the next frees it."""
 
@@ -178,7 +187,7 @@ def changed_at_checkpoints(loop, change):
     return inference
 
 
-@pytest.mark.parametrize("change", [fix, slow_down])
+@pytest.mark.parametrize("change", [fix, slow_down, initialise_anew, initialise_anew_and_fix])
 def test_a_checkpoint_may_change_parameters(change):
     compiled, plain = (changed_at_checkpoints(loop, change) for loop in (CompiledLoop, BatchLoop))
     assert compiled.record.compiled

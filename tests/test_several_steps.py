@@ -125,6 +125,34 @@ def test_a_checkpoint_may_fix_and_free_a_parameter(pushes):
     assert_close_parameters(several, run_with_checkpoints(BatchLoop, alter), 1e-11)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", ["adam", mx.optimizer.NAG(momentum=0.5, learning_rate=0.01)], ids=["Adam", "NAG"])
+def test_a_checkpoint_may_initialise_parameters_anew(optimizer, dtype):
+    """As the checkpoint left them at iteration 60, and in the arrays that the inference reads."""
+
+    def run(loop):
+        def alter(record):
+            if record.iterations == 60:
+                for number, parameter in enumerate(sorted(parameters_of(inference), key=lambda p: p.data().size)):
+                    parameter.initialize(init=mx.init.Constant(0.5 * (number + 1)), force_reinit=True)
+
+        inference = map_inference(loop(checkpoint=alter, check_every=20), dtype)
+        data = nd(np.random.RandomState(0).normal(size=(9, 3)), dtype)
+        inference.record = inference.run(X=data, max_iter=160, learning_rate=0.05, optimizer=optimizer)
+        return inference
+
+    compiled, plain = run(CompiledLoop), run(BatchLoop)
+    assert compiled.record.compiled
+    assert compiled.record.fallback_reason is None
+    assert plain.record.loss[60] > plain.record.loss[59] + 1
+    np.testing.assert_allclose(compiled.record.loss, plain.record.loss, rtol=1e-4 if dtype == "float32" else 1e-10)
+    assert_close_parameters(compiled, plain, 1e-3 if dtype == "float32" else 1e-9)
+
+
+def parameters_of(inference):
+    return inference.params.param_dict.values()
+
+
 def test_momentum_moves_a_parameter_that_has_no_gradient():
     arrays = {name: nd([1.0, 2.0], "float64") for name in ("learned", "other")}
     graph = simplify(traced(lambda: arrays["learned"].square().sum(), {"learned": arrays["learned"]})[1])

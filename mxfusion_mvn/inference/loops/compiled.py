@@ -13,7 +13,7 @@ from mxfusion_mvn.inference.compiler.steps import possible_steps
 from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.inference.loops.adam import SeveralSteps
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
-from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat
+from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
 from mxfusion_mvn.inference.loops.verification import Runs
@@ -57,7 +57,8 @@ class CompiledLoop(Explained, BatchLoop):
     ``mx.random.seed`` the parameters are those of the host's loop up to rounding. What depends on neither parameters
     nor random numbers is computed once, when a run begins: data may be changed between runs, not within one, and what
     Python does in an evaluation is done a few times only: a schedule of the objective that counts its own evaluations
-    stands still. A checkpoint function may set, fix and free parameters.
+    stands still. A checkpoint function may set, fix and free parameters, and
+    initialise them anew.
 
     At the second, 10th, 100th, ... run of a program, and at the end, loss and gradients are compared with those of the
     objective, evaluated imperatively at the same parameters with the same draws. Where they differ, because the
@@ -99,6 +100,7 @@ class CompiledStepper(ImperativeStepper):
         self._flat = None
         self._learned = None
         self._learned_arrays = None
+        self._arrays = {}
         self.compiled = False
         self.fallback_reason = None
         self._look_at_parameters()
@@ -161,6 +163,8 @@ class CompiledStepper(ImperativeStepper):
         """As :meth:`Stepper.write_back`; parameters are views of what is trained, gradients may lie elsewhere."""
         if self._flat is not None:
             self._flat.deliver_gradients()
+        if not self._has_given_up:
+            self._arrays = {uuid: (p.data(), p._grad and p._grad[0]) for uuid, p in self._parameters.items()}
 
     def evaluate(self):
         """As :meth:`Stepper.evaluate`."""
@@ -181,7 +185,11 @@ class CompiledStepper(ImperativeStepper):
 
     def refresh(self):
         """As :meth:`Stepper.refresh`."""
-        if not self._has_given_up and self._settings != _settings(self._parameters):
+        if self._has_given_up:
+            return
+        for uuid, arrays in self._arrays.items():
+            _keep_arrays(self._parameters[uuid], *arrays)
+        if self._settings != _settings(self._parameters):
             self._release()
             self._look_at_parameters()
 
@@ -385,6 +393,15 @@ class CompiledStepper(ImperativeStepper):
 def _settings(parameters):
     """What the user may change of parameters in a checkpoint function, but for their values."""
     return [(parameter.grad_req, parameter.lr_mult, parameter.wd_mult) for parameter in parameters.values()]
+
+
+def _keep_arrays(parameter, value, gradient):
+    """Let a parameter that was initialised anew, in other arrays, have its values in those that programs read."""
+    if parameter.data() is value:
+        return
+    parameter.data().copyto(value)
+    if parameter.grad_req != "null" and gradient is not None:
+        point_to(parameter, value, gradient)
 
 
 def _unsupported(parameters):

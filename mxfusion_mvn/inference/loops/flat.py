@@ -64,7 +64,7 @@ class FlatParameters:
         self._own = {uuid: (p.data(), p.grad()) for uuid, p in parameters.items()}
         views = zip(self.views(self.values), self.views(self.gradients))
         for parameter, (value, gradient) in zip(parameters.values(), views):
-            _point_to(parameter, value, gradient)
+            point_to(parameter, value, gradient)
         self._updater = self._flat_updater(updater)
         self.newest_gradients = self.gradients
         self._push_update = self._prepared_update()
@@ -145,7 +145,7 @@ class FlatParameters:
             if parameter.grad_req == "null":  # fixed meanwhile
                 parameter._data = [own[0].detach()]
             else:
-                _point_to(parameter, *own)
+                point_to(parameter, *own)
         count = self._updater.optimizer._index_update_count[0]
         parts = _zipped_state(self._updater.states[0], self.views)
         for number, uuid in enumerate(self._parameters):
@@ -173,7 +173,14 @@ class FlatParameters:
         self._updater(0, gradient, self.values)
 
 
-def _point_to(parameter, value, gradient):
+def point_to(parameter, value, gradient):
+    """
+    Make arrays those of a parameter.
+
+    :param parameter: Gluon Parameter.
+    :param value: NDArray in its shape.
+    :param gradient: NDArray in its shape.
+    """
     parameter._data = [value]
     parameter._grad = [gradient]
     autograd.mark_variables(parameter._data, parameter._grad, parameter.grad_req)
