@@ -10,19 +10,29 @@ the identity is block diagonal, so its factor gives everything about the observe
 
 There is one factor for each distinct pattern, not for each row. The rows of a pattern are solved together, and patterns
 with about as many rows (up to a factor of two) in one call, so the work does not depend on how many patterns there are.
+
+Where patterns are many they have few rows, and the gradients of a density are those in closed form of
+:mod:`mxfusion_mvn.patterns`. With a and C^-1 held constant, a term that is added and subtracted passes them on::
+
+    1/2 a^T Sigma a - 1/2 tr(C^-1 diag(m) Sigma diag(m)) - a^T diag(m) (x - mean)
+
+It keeps one matrix for each pattern, where the derivative of each step of the computation would keep six.
 """
 
+import functools
 from numbers import Integral
 
 from mxfusion_mvn import arrays, checks, linalg
 from mxfusion_mvn.axes import broadcast_shapes, namespace
 from mxfusion_mvn.failure import RAISE, OnFailure, factor
 from mxfusion_mvn.gaussian import LOG_2PI, Gaussian
+from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.pairs import is_singular
-from mxfusion_mvn.patterns import codes, masked_covariance
+from mxfusion_mvn.patterns import after, chunks, codes, largest_chunk, masked_covariance, masked_factor
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
 
 
 class PartlyObserved:
@@ -68,9 +78,13 @@ class PartlyObserved:
         self._mask = mx.nd.array(observed, dtype=value.dtype, ctx=value.context).expand_dims(0)
         flat = value.reshape((1, self._count, self._dim))
         self._value = mx.nd.where(self._mask, flat, mx.nd.zeros_like(flat))
-        self._patterns = _Patterns(observed, shared=self._covariance.shape[1] == 1)
+        most = largest_chunk(int(np.prod(self._extra, dtype=int)), self._dim)
+        self._patterns = _Patterns(observed, self._covariance.shape[1] == 1, most)
         self._masks = mx.nd.array(self._patterns.masks, dtype=value.dtype, ctx=value.context)
-        self._factor = factor(masked_covariance(self._covariance, self._masks), on_failure, name)
+
+    @functools.cached_property
+    def _factor(self):
+        return factor(masked_covariance(self._covariance, self._masks), self._on_failure, self._name)
 
     def log_pdf(self):
         """
@@ -82,10 +96,43 @@ class PartlyObserved:
 
     def _log_pdf(self, residual):
         """Of masked residuals (S or 1, N, D), (S or 1, N)."""
-        whitened = self._by_pattern(linalg.solve_lower, residual)
-        log_det = mx.nd.take(2 * linalg.log_abs_det(self._factor), self._index(), axis=1)
-        normaliser = mx.nd.broadcast_add(log_det, LOG_2PI * mx.nd.sum(self._mask, axis=-1))
-        return -0.5 * mx.nd.broadcast_add(mx.nd.sum(mx.nd.square(whitened), axis=-1), normaliser)
+        samples = max(len(residual), len(self._covariance))
+        densities, previous = [], []
+        for patterns, members in self._patterns.buckets:
+            is_shared = self._covariance.shape[1] == 1
+            covariance = self._covariance if is_shared else _pick(self._covariance, patterns, len(self._covariance))
+            rows = _pick(residual, members.ravel(), samples).reshape((samples,) + members.shape + (self._dim,))
+            masks = mx.nd.take(self._masks, mx.nd.array(patterns, dtype="int32", ctx=rows.context))
+            density, previous = self._log_pdf_of(rows, covariance, after(masks, *previous))
+            densities.append(density.reshape((samples, -1)))
+        return self._in_order(densities)
+
+    def _log_pdf_of(self, rows, covariance, masks):
+        """
+        Of rows (S, K, R, D) of patterns (K, D), with a covariance (S or 1, 1 or K, D, D).
+
+        Returns it, (S, K, R), and what is computed last of matrices that are not needed any more, a list.
+        """
+        is_short = rows.shape[2] <= self._dim
+        if is_short or not autograd.is_recording():
+            blocks, spare = masked_factor(constant(covariance), masks, self._on_failure, self._name)
+            residual = constant(rows)
+        else:
+            blocks = factor(masked_covariance(covariance, masks), self._on_failure, self._name)
+            residual = rows
+        flat = _flat(blocks, len(rows))
+        whitened = linalg.solve_lower(flat, _flat(residual, len(rows)))
+        normaliser = mx.nd.broadcast_add(2 * linalg.log_abs_det(blocks), LOG_2PI * mx.nd.sum(masks, axis=-1))
+        squares = mx.nd.sum(mx.nd.square(whitened), axis=-1).reshape(rows.shape[:-1])
+        log_pdf = -0.5 * mx.nd.broadcast_add(squares, normaliser.expand_dims(-1))
+        if not is_short or not (is_differentiated(rows) or is_differentiated(covariance)):
+            return log_pdf, []
+        solved = linalg.solve_upper(flat, whitened).reshape(rows.shape)
+        term = -mx.nd.sum(solved * rows, axis=-1)
+        if is_differentiated(covariance):
+            inverse = mx.nd.linalg.potri(blocks, out=spare)
+            term = mx.nd.broadcast_add(term, 0.5 * _gradient_term(covariance, inverse, solved, masks))
+        return log_pdf + (term - constant(term)), [constant(term)]
 
     def mean(self):
         """
@@ -185,8 +232,12 @@ class PartlyObserved:
             picked = _pick(self._factor, patterns, samples)
             right = _pick(rows, members.ravel(), samples).reshape((samples,) + members.shape + (self._dim,))
             solved.append(kernel(picked, right).reshape((samples, -1, self._dim)))
-        stacked = solved[0] if len(solved) == 1 else mx.nd.concat(*solved, dim=1)
-        return mx.nd.take(stacked, mx.nd.array(self._patterns.place, dtype="int32", ctx=rows.context), axis=1)
+        return self._in_order(solved)
+
+    def _in_order(self, parts):
+        """The rows of all buckets, (S, N, ...), in the order of the value."""
+        stacked = parts[0] if len(parts) == 1 else mx.nd.concat(*parts, dim=1)
+        return mx.nd.take(stacked, mx.nd.array(self._patterns.place, dtype="int32", ctx=stacked.context), axis=1)
 
     def _regress(self, residual):
         """Sigma C^-1 r for masked residuals, (S, N, D)."""
@@ -196,6 +247,23 @@ class PartlyObserved:
     def _with_observed(self, filled):
         mask = self._mask.broadcast_to(filled.shape)
         return mx.nd.where(mask, self._value.broadcast_to(filled.shape), filled)
+
+
+def _gradient_term(covariance, inverse, solved, masks):
+    """a^T Sigma a - tr(C^-1 diag(m) Sigma diag(m)), (S, K, R), of constants a (S, K, R, D) and C^-1 (S, K, D, D)."""
+    samples, count, _, dim = solved.shape
+    products = _multiply_rows(covariance, solved.reshape((samples, -1, dim))).reshape(solved.shape)
+    squares = mx.nd.sum(solved * products, axis=-1)
+    # C^-1 is the identity where an entry is missing.
+    missing = mx.nd.broadcast_mul(1 - masks, linalg.diagonal(covariance)).sum(axis=-1)
+    if covariance.shape[1] == 1:
+        own = len(covariance)
+        trace = mx.nd.batch_dot(inverse.reshape((own, count, -1)), covariance.reshape((own, -1, 1))).reshape(
+            (own, count)
+        )
+    else:
+        trace = mx.nd.sum(inverse * covariance, axis=(2, 3))
+    return mx.nd.broadcast_sub(squares, (trace - missing).expand_dims(-1))
 
 
 def _check_gaussian(gaussian):
@@ -210,7 +278,7 @@ def _check_gaussian(gaussian):
 class _Patterns:
     """Which rows share a pattern, and which patterns are solved together."""
 
-    def __init__(self, observed, shared):
+    def __init__(self, observed, shared, most):
         count = len(observed)
         if shared:
             _, first, index = np.unique(codes(observed), return_index=True, return_inverse=True)
@@ -222,8 +290,7 @@ class _Patterns:
         starts = np.cumsum(sizes) - sizes
         self.buckets, self.place, offset = [], np.empty(count, dtype=int), 0
         rounded = 2 ** np.ceil(np.log2(sizes)).astype(int)
-        for width in np.unique(rounded):
-            patterns = np.flatnonzero(rounded == width)
+        for patterns in chunks(rounded, most):
             # Where a pattern has fewer rows than the widest of its bucket, its first row stands in, to be ignored.
             width = sizes[patterns].max()
             inside = np.arange(width) < sizes[patterns, None]
@@ -238,6 +305,11 @@ def _pick(array, index, samples):
     if len(index) != array.shape[1] or (index != np.arange(len(index))).any():
         array = mx.nd.take(array, mx.nd.array(index, dtype="int32", ctx=array.context), axis=1)
     return array if array.shape[0] == samples else array.broadcast_to((samples,) + array.shape[1:])
+
+
+def _flat(array, samples):
+    """The axes of samples and patterns as one, of so many samples."""
+    return _pick(array, np.arange(array.shape[1]), samples).reshape((-1,) + array.shape[2:])
 
 
 def _multiply_rows(matrix, rows):

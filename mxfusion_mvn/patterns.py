@@ -10,8 +10,9 @@ for n vectors. With its mask m, whitened rows z and C as in :mod:`mxfusion_mvn.m
     df/dmean = sum scale a
 
 They reach autograd as those of :mod:`mxfusion_mvn.surrogate` do. Where each row has a pattern of its own, matrices for
-all patterns are what takes the memory: there are three of them, C, L and C^-1. Patterns of many rows take the first
-form of the gradient, in which digits do not cancel, and have few matrices.
+all patterns would take the memory, so patterns come in chunks: each adds to the total and to the gradients, and leaves
+no matrix behind for each pattern. Patterns of many rows take the first form of the gradient, in which digits do not
+cancel, and have few matrices.
 """
 
 from typing import NamedTuple
@@ -24,6 +25,9 @@ from mxfusion_mvn.statistics import rows_of_patterns
 
 import mxnet as mx
 import numpy as np
+
+# Entries of the matrices of a chunk: so many that the time of an operator is that of its arithmetic.
+_CHUNK = 2**20
 
 
 class Bucket(NamedTuple):
@@ -55,13 +59,18 @@ def total_of_observed(gaussian, value, on_failure, name):
     dim = value.shape[-1]
     covariance, mean = covariance.reshape((-1, 1, dim, dim)), mean.reshape((-1, 1, 1, mean.shape[-1]))
     wanted = is_differentiated(covariance), is_differentiated(mean)
-    total, gradients = 0, [0, 0]
-    for bucket in buckets_of(value.asnumpy()):
-        block = _Block(bucket, constant(covariance), constant(mean), on_failure, name)
+    most = largest_chunk(max(len(covariance), len(mean)), dim)
+    total, gradients, previous = 0, [0, 0], []
+    for bucket in buckets_of(value.asnumpy(), most):
+        block = _Block(bucket, after(constant(covariance), *previous), constant(mean), on_failure, name)
         total = total + block.total()
+        previous = [total]
         for i, gradient in enumerate((block.covariance_gradient, block.mean_gradient)):
             if wanted[i]:
                 gradients[i] = gradients[i] + gradient()
+                previous.append(gradients[i])
+        if len(bucket.masks) < most / 2:
+            previous = []
     for array, gradient, is_wanted in zip((covariance, mean), gradients, wanted):
         if is_wanted:
             gradient = gradient.reshape((gradient.shape[0], 1) + (1,) * (4 - 1 - gradient.ndim) + gradient.shape[1:])
@@ -70,11 +79,36 @@ def total_of_observed(gaussian, value, on_failure, name):
     return total
 
 
-def buckets_of(value):
+def largest_chunk(samples, dim):
+    """
+    How many patterns are computed at once.
+
+    :param samples: the number of Monte Carlo samples.
+    :param dim: D.
+    :returns: an integer of at least 1.
+    """
+    return max(1, _CHUNK // (samples * dim**2))
+
+
+def after(array, *previous):
+    """
+    An array that is computed after others, so that memory which they took can be used again.
+
+    :param array: NDArray.
+    :param previous: NDArrays of finite numbers.
+    :returns: the same numbers as array.
+    """
+    for other in previous:
+        array = mx.nd.broadcast_add(array, (0 * mx.nd.sum(other)).reshape((1,) * array.ndim))
+    return array
+
+
+def buckets_of(value, most):
     """
     The patterns of missing entries.
 
     :param value: NumPy array (N, D), NaN where an entry is missing.
+    :param most: the largest number of patterns in a bucket.
     :returns: a list of :class:`Bucket`; numbers of rows within a factor of two are together.
     """
     _, index = np.unique(codes(~np.isnan(value)), return_inverse=True)
@@ -82,8 +116,22 @@ def buckets_of(value):
     starts = np.flatnonzero(counts)
     sizes = np.diff(np.append(starts, len(rows)))
     rounded = np.ceil(np.log2(sizes)).astype(int)
-    chosen = [rounded == width for width in np.unique(rounded)]
-    return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chosen]
+    return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chunks(rounded, most)]
+
+
+def chunks(widths, most):
+    """
+    The positions of equal entries, a limited number of them together.
+
+    :param widths: NumPy array (K,) of integers.
+    :param most: the largest number.
+    :returns: a list of NumPy arrays.
+    """
+    found = []
+    for width in np.unique(widths):
+        which = np.flatnonzero(widths == width)
+        found.extend(np.array_split(which, -(-len(which) // most)))
+    return found
 
 
 def _bucket(rows, scales, counts, starts, sizes):
@@ -115,16 +163,32 @@ def masked_covariance(covariance, masks):
     :param masks: NDArray (K, D).
     :returns: NDArray (S, K, D, D).
     """
-    if is_differentiated(covariance):
-        both = linalg.outer(masks, masks).expand_dims(0)
-        missing = linalg.from_diagonal(1 - masks).expand_dims(0)
-        return mx.nd.broadcast_add(mx.nd.broadcast_mul(covariance, both), missing)
+    both = linalg.outer(masks, masks).expand_dims(0)
+    missing = linalg.from_diagonal(1 - masks).expand_dims(0)
+    return mx.nd.broadcast_add(mx.nd.broadcast_mul(covariance, both), missing)
+
+
+def masked_factor(covariance, masks, on_failure, name):
+    """
+    L of each pattern, in two arrays of that size in all, where no gradient is wanted.
+
+    :param covariance: NDArray (S, 1 or K, D, D) that passes no gradient on.
+    :param masks: NDArray (K, D).
+    :param on_failure: what to do about C that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`, or None
+        not to look.
+    :param name: what to call it in messages.
+    :returns: L (S, K, D, D), and an array of that shape to be written to.
+    """
     masks = masks.expand_dims(0)
-    rows = mx.nd.broadcast_mul(covariance, masks.expand_dims(-1))
+    blocks = mx.nd.broadcast_mul(covariance, masks.expand_dims(-1))
     # Computed from the covariance, the identity is no constant, of which a compiled program would keep a copy.
     ones = mx.nd.broadcast_add(1 - masks, 0 * linalg.diagonal(covariance))
-    mx.nd.broadcast_mul(rows, masks.expand_dims(-2), out=rows)
-    return mx.nd.elemwise_add(rows, linalg.from_diagonal(ones), out=rows)
+    mx.nd.broadcast_mul(blocks, masks.expand_dims(-2), out=blocks)
+    spare = linalg.from_diagonal(ones)
+    mx.nd.elemwise_add(blocks, spare, out=blocks)
+    if on_failure is None:
+        return mx.nd.linalg.potrf(blocks, out=blocks), spare
+    return factor(blocks, on_failure, name), spare
 
 
 class _Block:
@@ -133,11 +197,7 @@ class _Block:
     def __init__(self, bucket, covariance, mean, on_failure, name):
         masks, rows, scales, counts = (mx.nd.array(a, dtype=mean.dtype, ctx=mean.context) for a in bucket)
         self._masks, self._scales, self._counts = masks, scales, counts
-        blocks = masked_covariance(covariance, masks)
-        if on_failure is None:
-            self._factor = mx.nd.linalg.potrf(blocks, out=blocks)
-        else:
-            self._factor = factor(blocks, on_failure, name)
+        self._factor, self._spare = masked_factor(covariance, masks, on_failure, name)
         expected = mx.nd.broadcast_mul(mean, scales.expand_dims(-1).expand_dims(0))
         residual = mx.nd.broadcast_mul(mx.nd.broadcast_sub(rows.expand_dims(0), expected), masks.expand_dims(1))
         self._samples = max(self._factor.shape[0], residual.shape[0])
@@ -162,7 +222,8 @@ class _Block:
             gradient = linalg.solve_columns(self._flat, excess.reshape((-1, dim, dim)), 0.5)
             gradient = linalg.solve_upper(self._flat, gradient).reshape((self._samples, -1, dim, dim)).sum(axis=1)
         else:
-            inverse = mx.nd.linalg.potri(self._factor).reshape((self._factor.shape[0], -1, dim * dim))
+            inverse = mx.nd.linalg.potri(self._factor, out=self._spare)
+            inverse = inverse.reshape((self._factor.shape[0], -1, dim * dim))
             weights = self._counts.reshape((1, 1, -1)).broadcast_to((len(inverse), 1, len(self._counts)))
             inverse = mx.nd.linalg.gemm2(weights, inverse).reshape((-1, dim, dim))
             gram = linalg.gram(self._solved().reshape((self._samples, -1, dim)))

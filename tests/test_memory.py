@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rows or draws share is not copied for each of them: the largest array of a compiled objective."""
+"""What rows or draws share is not copied for each of them, and what patterns of missing entries take is bounded."""
+
+import subprocess
+import sys
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import CompiledLoop, CompiledMinibatchLoop, create_Gaussian_fullrank
@@ -55,3 +58,37 @@ def test_shared_matrix_is_not_copied_for_each_row_or_draw(loop, matrix, largest,
     assert largest
     # The data, a row for each draw, some matrices; and what is held for each row and draw of a minibatch.
     assert max(largest) <= max(ROWS * DIM, DIM**2, SAMPLES * BATCH * DIM) < SAMPLES * DIM**2
+
+
+# The largest memory of a process, in MB, that learns a covariance from rows with a pattern of missing entries each.
+MISSING = """
+import resource, sys
+from mxfusion_mvn import MultivariateNormal, inference
+from mxfusion_mvn.transformations import PositiveDefinite
+import mxnet as mx, numpy as np
+from mxfusion import Model, Variable
+from mxfusion.inference import BatchInferenceLoop, GradBasedInference
+rows, dim, loop = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+rng = np.random.default_rng(0)
+data = rng.normal(size=(rows, dim))
+data[rng.random(data.shape) < 0.1] = np.nan
+model = Model()
+model.N = Variable()
+model.C = Variable(shape=(dim, dim), transformation=PositiveDefinite(), initial_value=mx.nd.eye(dim, dtype="float64"))
+model.x = MultivariateNormal(0.0, model.C, shape=(model.N, dim), missing=True, dtype="float64")
+loop = BatchInferenceLoop() if loop == "host's" else getattr(inference, loop)()
+inference = GradBasedInference(inference.MAP(model, [model.x]), grad_loop=loop, dtype="float64")
+inference.run(x=mx.nd.array(data, dtype="float64"), learning_rate=0.01, max_iter=2)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+"""
+
+
+@pytest.mark.parametrize("loop", ["host's", "BatchLoop", "CompiledLoop"])
+def test_missing_entries_take_less_than_three_matrices_for_each_pattern(loop):
+    dim, few, many = 100, 40, 640
+
+    def peak(rows):
+        command = [sys.executable, "-W", "ignore", "-c", MISSING, str(rows), str(dim), loop]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+
+    assert (peak(many) - peak(few)) * 1e6 < 3 * (many - few) * dim**2 * 8

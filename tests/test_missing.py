@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Missing entries: densities, gradients and what was missing, one row at a time by SciPy."""
 
-from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError
+from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError, patterns
 from mxfusion_mvn.missing import PartlyObserved
 from mxfusion_mvn.transformations import PositiveDefinite
 
@@ -90,7 +90,7 @@ def test_one_factor_for_each_pattern(rng, monkeypatch):
     value[100:200, 1] = np.nan
     value[200:203, 2:] = np.nan
     PartlyObserved(Gaussian(nd(np.zeros(DIM)), covariance=nd(np.eye(DIM))), nd(value)).log_pdf()
-    assert factored == [(1, 3, DIM, DIM)]
+    assert sum(shape[1] for shape in factored) == 3
 
 
 @pytest.mark.parametrize("form", ["covariance", "precision", "scale_tril"])
@@ -124,6 +124,38 @@ def test_gradients_equal_central_differences(form, sizes, rng):
     of_value = variables[model.X.uuid].grad.asnumpy()[0]
     assert np.isfinite(of_value).all()
     assert (of_value[np.isnan(value)] == 0).all()
+
+
+@pytest.mark.parametrize("chunk", [1, 2**20], ids=["a pattern at a time", "all patterns"])
+@pytest.mark.parametrize("rows", ["short", "long"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_gradients_of_rows_in_any_layout(name, rows, chunk, rng, monkeypatch):
+    """Along a random direction. Long: a pattern has more rows than entries."""
+    monkeypatch.setattr(patterns, "_CHUNK", chunk)
+    of_mean, of_matrix, of_value = LAYOUTS[name]
+    mean, covariance = rng.normal(size=of_mean + (DIM,)), oracles.random_spd(rng, of_matrix, DIM, condition=10)
+    value = with_holes(rng, of_value + (DIM,)) if of_value else np.array([0.5, np.nan, -1.0, np.nan])
+    if rows == "long":
+        value = np.where(np.arange(DIM) == 1, np.nan, rng.normal(size=value.shape))
+    steps = (
+        rng.normal(size=mean.shape),
+        oracles.symmetric(rng.normal(size=covariance.shape)),
+        rng.normal(size=value.shape),
+    )
+    weights = rng.normal(size=expected_log_pdf(value, mean, covariance).shape)
+    leaves = [nd(mean), nd(covariance), nd(value)]
+    for leaf in leaves:
+        leaf.attach_grad()
+    with mx.autograd.record():
+        log_pdf = PartlyObserved(Gaussian(leaves[0], covariance=leaves[1]), leaves[2], on_failure=None).log_pdf()
+        mx.nd.sum(log_pdf * nd(weights if weights.shape else weights[None])).backward()
+    found = sum(np.sum(np.nan_to_num(leaf.grad.asnumpy()) * step) for leaf, step in zip(leaves, steps))
+
+    def along(length):
+        moved = [array + length * step for array, step in zip((mean, covariance, value), steps)]
+        return np.sum(weights * expected_log_pdf(moved[2], moved[0], moved[1]))
+
+    assert_close(found, oracles.central_difference(lambda a: along(a[()]), np.array(0.0)), **GRADIENT_TOLERANCE)
 
 
 def test_complete_data_have_the_ordinary_density(dtype, rng):
