@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that are right where they were compiled, and wrong after: they are found out, and the run ends right."""
 
+import functools
 import warnings
 
 from mxfusion_mvn.inference.compiler import evaluation, program
@@ -29,19 +30,39 @@ FOUND = "the objective has changed since it was compiled, or the program is wron
 ATOL = {"float32": 1e-5, "float64": 1e-10}
 
 
-def compared(loop, plain, **options):
-    """A run that has to be found out, and the same run by a loop that does not compile; both with all iterations."""
+def found_out(loop, algorithm, **options):
+    """A run whose program is found to be wrong, with all iterations."""
     with not_compiled(FOUND):
-        found = fitted(loop, **options)
+        found = fitted(loop, algorithm, **options)
     record = found.record
     assert (record.compiled, record.reason) == (False, "max_iter")
     assert FOUND in record.fallback_reason
-    wanted = fitted(plain, **options)
-    assert record.loss.shape == wanted.record.loss.shape
-    return found, wanted
+    return found
+
+
+# What faults are planted in, and the same run by a loop that does not compile: one for all faults.
+
+
+@functools.lru_cache(maxsize=None)
+def plain_run(dtype, max_iter):
+    algorithm = vectors(dtype=dtype)
+    return algorithm, fitted(BatchLoop(), algorithm, dtype=dtype, data=ROWS, max_iter=max_iter)
+
+
+@functools.lru_cache(maxsize=None)
+def plain_run_with_draws(max_iter):
+    algorithm = variational()
+    return algorithm, fitted(BatchLoop(), algorithm, max_iter=max_iter)
+
+
+@functools.lru_cache(maxsize=None)
+def plain_run_of_minibatches(batch_size, max_iter):
+    algorithm = vectors()
+    return algorithm, fitted(MinibatchLoop(batch_size), algorithm, data=ROWS, max_iter=max_iter)
 
 
 def assert_same_run(found, wanted, dtype):
+    assert found.record.loss.shape == wanted.record.loss.shape
     np.testing.assert_allclose(found.record.loss, wanted.record.loss, rtol=ATOL[dtype])
     assert_close_parameters(found, wanted, ATOL[dtype])
 
@@ -140,35 +161,33 @@ FIRST_WRONG = {"stale from the 5th run": 7, "stale from the 60th run": 62}
     [(plant, max_iter) for plant in PLANTS for max_iter in (5, 70, 130) if max_iter > FIRST_WRONG.get(plant, 0)],
 )
 def test_a_planted_fault_is_found_and_the_run_ends_right(plant, max_iter, dtype, monkeypatch):
+    algorithm, wanted = plain_run(dtype, max_iter)
     with monkeypatch.context() as patched:
         PLANTS[plant](patched)
-        options = {"algorithm": vectors(dtype=dtype), "dtype": dtype, "data": ROWS, "max_iter": max_iter}
-        found, wanted = compared(CompiledLoop(), BatchLoop(), **options)
+        found = found_out(CompiledLoop(), algorithm, dtype=dtype, data=ROWS, max_iter=max_iter)
     assert_same_run(found, wanted, dtype)
 
 
 @pytest.mark.parametrize("plant", ["rule", "adjoint", "stale from the 5th run"])
-def test_a_planted_fault_is_found_with_draws(plant, dtype, monkeypatch):
+def test_a_planted_fault_is_found_with_draws(plant, monkeypatch):
     """The draws after it are others than those of a run that was never compiled: the losses agree on average."""
-    options = {"dtype": dtype, "max_iter": 500}
+    algorithm, wanted = plain_run_with_draws(300)
     with monkeypatch.context() as patched:
         PLANTS[plant](patched)
-        with not_compiled(FOUND):
-            found = fitted(CompiledLoop(), variational(dtype=dtype), **options)
-    wanted = fitted(BatchLoop(), variational(dtype=dtype), **options)
+        found = found_out(CompiledLoop(), algorithm, max_iter=300)
     assert found.record.loss.shape == wanted.record.loss.shape
-    means = [run.record.loss[-200:].mean() for run in (found, wanted)]
-    error = wanted.record.loss[-200:].std() / np.sqrt(200)
+    means = [run.record.loss[-100:].mean() for run in (found, wanted)]
+    error = wanted.record.loss[-100:].std() / np.sqrt(100)
     assert abs(means[0] - means[1]) < 5 * error
 
 
 @pytest.mark.parametrize("plant", ["rule", "adjoint", "stale from the 5th run"])
 def test_a_planted_fault_is_found_in_minibatches(plant, monkeypatch):
     """26 rows in batches of 10: the last batch of an epoch has a program of its own."""
-    options = {"algorithm": vectors(), "data": ROWS, "max_iter": 30}
+    algorithm, wanted = plain_run_of_minibatches(10, 30)
     with monkeypatch.context() as patched:
         PLANTS[plant](patched)
-        found, wanted = compared(CompiledMinibatchLoop(10), MinibatchLoop(10), **options)
+        found = found_out(CompiledMinibatchLoop(10), algorithm, data=ROWS, max_iter=30)
     assert_same_run(found, wanted, "float32")
 
 
