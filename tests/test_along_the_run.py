@@ -75,8 +75,8 @@ def test_sizes(name, dtype):
 def test_largest_covariances():
     """In float32 only, where MXNet leaves more to oneDNN."""
     for make in (sized_models.covariance, sized_models.correlation):
-        assert_same(*BATCH, *make(300, 400, "float32"), "float32", steps=12)
-    assert_same(*BATCH, *sized_models.low_rank(400, 20, 2000, "float32"), "float32", steps=8)
+        assert_same(*BATCH, *make(300, 400, "float32"), "float32", steps=30)
+    assert_same(*BATCH, *sized_models.low_rank(400, 20, 2000, "float32"), "float32", steps=30)
 
 
 ROWS = {
