@@ -7,13 +7,19 @@ The arrays of the covariance say what everything else must be: NDArray or Symbol
 import numbers
 import operator
 
-from mxfusion_mvn import structures
-from mxfusion_mvn.axes import complement, namespace
-from mxfusion_mvn.checks import FLOAT_DTYPES, kind_defect
-from mxfusion_mvn.failure import RAISE, check_finite, check_positive, check_triangular_factor
+from mxfusion_mvn.axes import complement, do_broadcast, namespace
+from mxfusion_mvn.checks import FLOAT_DTYPES, asymmetry, kind_defect
+from mxfusion_mvn.failure import OnFailure
 
 import mxnet as mx
 import numpy as np
+from mxnet import autograd
+
+_SHAPE_REMEDIES = {
+    "D": "The last axis holds one vector.",
+    "DD": "Pass a vector of variances as `variance`.",
+    "Dr": "Write W.expand_dims(-1) for a single column.",
+}
 
 
 def refuse(argument, got, expected, remedy):
@@ -29,38 +35,6 @@ def refuse(argument, got, expected, remedy):
     raise ValueError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
 
 
-def as_structure(given, on_failure):
-    """
-    The covariance structure of the forms in which :class:`~mxfusion_mvn.Gaussian` takes a covariance.
-
-    :param given: dict from the name of each form to its value, None where it is not given.
-    :param on_failure: an :class:`~mxfusion_mvn.OnFailure`; None not to look at any value, nor to wait for it.
-    :returns: a :class:`~mxfusion_mvn.structures.Structure`.
-    :raises ValueError: unless exactly one form is given, as arrays of fitting shapes and one dtype.
-    :raises NotPositiveDefiniteError: for a variance that is not positive, or a zero on the diagonal of a factor.
-    """
-    given = {name: value for name, value in given.items() if value is not None}
-    if sorted(given) != ["diagonal", "factor"] and (len(given) != 1 or "factor" in given or "diagonal" in given):
-        refuse(
-            "covariance",
-            ", ".join(given) or "nothing",
-            "exactly one of covariance, precision, scale_tril, variance, or factor with diagonal",
-            "They describe the same matrix; keep the one you have.",
-        )
-    if isinstance(given.get("covariance"), structures.Structure):
-        if on_failure is not RAISE:
-            refuse("on_failure", "a policy beside a structure", "one of them", "Give the policy to the structure.")
-        return given["covariance"]
-    for name, value in given.items():
-        _check_form(name, value, on_failure)
-    if "factor" in given:
-        return _low_rank(**given)
-    ((name, value),) = given.items()
-    if name in ("covariance", "precision"):
-        return {"covariance": structures.Dense, "precision": structures.Precision}[name](value, on_failure)
-    return {"scale_tril": structures.Cholesky, "variance": structures.Diagonal}[name](value)
-
-
 def as_array(name, value, like, size=None):
     """
     An argument as an array that can meet another one.
@@ -73,24 +47,123 @@ def as_array(name, value, like, size=None):
     :raises ValueError: for another type, dtype or size, masked entries, and arrays of anything but real numbers.
     """
     if isinstance(value, (mx.nd.NDArray, mx.sym.Symbol)):
-        _refuse_np(name, value)
-        if namespace(value) is not namespace(like):
-            got, wanted = (type(array).__name__ for array in (value, like))
-            refuse(name, f"a {got} beside a {wanted}", "one kind of array", "Pass it to the block as an input, too.")
+        _refuse_other_arrays(name, value)
+        check_alike(name, value, like)
     elif namespace(like) is mx.nd and isinstance(value, (numbers.Real, np.ndarray, list, tuple)):
         _refuse_kind(name, value)
         value = mx.nd.array(np.atleast_1d(value), dtype=like.dtype, ctx=like.context)
     else:
         accepted = "a Symbol" if namespace(like) is mx.sym else "an NDArray, a NumPy array or a number"
         refuse(name, f"a {type(value).__name__}", accepted, "Pass an array (..., D).")
-    if namespace(value) is mx.sym:
-        return value
-    if value.dtype != like.dtype:
-        got, wanted = (np.dtype(array.dtype).name for array in (value, like))
-        refuse(name, f"dtype {got}", f"{wanted}, as the other arrays", f"Convert it with .astype('{wanted}').")
-    if size is not None and value.shape[-1] != size:
+    if size is not None and namespace(value) is mx.nd and value.shape[-1] != size:
         refuse(name, f"shape {value.shape}", f"(..., {size})", "The last axis holds one vector.")
     return value
+
+
+def check_parameter(name, value, event):
+    """
+    Refuse what is no array of a covariance structure. Its values are not looked at.
+
+    :param name: the name of the argument.
+    :param value: anything.
+    :param event: letters for the last axes, equal ones for equal sizes: ``D``, ``DD`` or ``Dr``.
+    :raises ValueError: unless it is a Symbol, or an NDArray of float32 or float64 with such axes.
+    """
+    if not isinstance(value, (mx.nd.NDArray, mx.sym.Symbol)):
+        _refuse_kind(name, value)
+        refuse(
+            name,
+            f"a {type(value).__name__}",
+            "an NDArray or a Symbol",
+            "Convert it with mx.nd.array(x, dtype='float32'), or 'float64': these arrays say in which precision to "
+            "compute.",
+        )
+    _refuse_other_arrays(name, value)
+    if namespace(value) is mx.sym:
+        return
+    dtype, shape = np.dtype(value.dtype).name, value.shape
+    if dtype not in FLOAT_DTYPES:
+        refuse(name, f"dtype {dtype}", "float32 or float64", "Convert it with .astype('float32').")
+    if len(shape) < len(event) or (event == "DD" and shape[-1] != shape[-2]):
+        refuse(name, f"shape {shape}", f"(..., {', '.join(event)})", _SHAPE_REMEDIES[event])
+
+
+def check_scaling(name, value, matrix_name, matrix):
+    """
+    Refuse a vector that does not fit the rows of a matrix.
+
+    :param name: the name of the vector.
+    :param value: (B..., D), which passes :func:`check_parameter`.
+    :param matrix_name: the name of the matrix.
+    :param matrix: (B'..., D, E), which does, too.
+    :raises ValueError: unless both are of one kind and dtype, and of NDArrays D is the same and the others broadcast.
+    """
+    as_array(name, value, matrix, None if namespace(matrix) is mx.sym else matrix.shape[-2])
+    if namespace(matrix) is mx.nd and not do_broadcast(value.shape[:-1], matrix.shape[:-2]):
+        refuse(
+            name,
+            f"shape {value.shape} beside `{matrix_name}` of shape {matrix.shape}",
+            "leading axes that are equal or 1, aligned from the right",
+            "Insert axes of size 1 with .expand_dims(axis).",
+        )
+
+
+def check_alike(name, value, like):
+    """
+    Refuse an array that cannot meet another one in a computation.
+
+    :param name: the name of the argument.
+    :param value: NDArray or Symbol.
+    :param like: NDArray or Symbol.
+    :raises ValueError: for another kind or dtype.
+    """
+    if namespace(value) is not namespace(like):
+        got, wanted = (type(array).__name__ for array in (value, like))
+        refuse(name, f"a {got} beside a {wanted}", "one kind of array", "Pass it to the block as an input, too.")
+    if namespace(value) is mx.nd and value.dtype != like.dtype:
+        got, wanted = (np.dtype(array.dtype).name for array in (value, like))
+        refuse(name, f"dtype {got}", f"{wanted}, as the other arrays", f"Convert it with .astype('{wanted}').")
+
+
+def check_count(name, value):
+    """
+    Refuse what is no number of things.
+
+    :param name: the name of the argument.
+    :param value: anything.
+    :raises ValueError: unless it is a positive integer.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < 1:
+        refuse(name, repr(value), "a positive integer", f"Write {name}=3, for example.")
+
+
+def check_policy(on_failure):
+    """
+    Refuse what is no policy for matrices that cannot be factored.
+
+    :param on_failure: anything.
+    :raises ValueError: unless it is an :class:`~mxfusion_mvn.OnFailure` or None.
+    """
+    if on_failure is not None and not isinstance(on_failure, OnFailure):
+        refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+
+
+def check_symmetric(name, matrix):
+    """
+    Refuse a matrix of which a factorisation would ignore one half. It is not looked at while training.
+
+    :param name: the name of the argument.
+    :param matrix: NDArray (B..., D, D).
+    :raises ValueError: for a finite one that is asymmetric beyond rounding, naming the worst entry.
+    """
+    if autograd.is_recording() or matrix.grad is not None:
+        return
+    value = matrix.asnumpy()
+    if np.array_equal(value, np.swapaxes(value, -1, -2)) or not np.isfinite(value).all():
+        return
+    defect = asymmetry(value)
+    if defect is not None:
+        refuse(name, *defect)
 
 
 def as_positions(index, dim):
@@ -157,47 +230,14 @@ def split(index, rest, dim, needs_rest=True):
     return index, rest
 
 
-def _check_form(name, value, on_failure):
-    if not isinstance(value, (mx.nd.NDArray, mx.sym.Symbol)):
-        _refuse_kind(name, value)
-        refuse(
-            name,
-            f"a {type(value).__name__}",
-            "an NDArray or a Symbol",
-            "Convert it with mx.nd.array(x, dtype='float32'), or 'float64': these arrays say in which precision to "
-            "compute.",
-        )
-    _refuse_np(name, value)
-    if namespace(value) is mx.sym:
-        return
-    if np.dtype(value.dtype).name not in FLOAT_DTYPES:
-        refuse(name, f"dtype {np.dtype(value.dtype).name}", "float32 or float64", "Convert it with .astype('float32').")
-    is_matrix = name not in ("variance", "diagonal")
-    if is_matrix and (value.ndim < 2 or (name != "factor" and value.shape[-1] != value.shape[-2])):
-        wanted = "(..., D, r)" if name == "factor" else "(..., D, D)"
-        refuse(name, f"shape {value.shape}", wanted, "Pass a vector of variances as `variance`.")
-    if on_failure is None:
-        return
-    if name == "scale_tril":
-        check_triangular_factor(value, name)
-    elif name == "factor":
-        check_finite(value, name)
-    elif not is_matrix:
-        check_positive(value, name)
-
-
-def _low_rank(factor, diagonal):
-    if namespace(factor) is mx.nd:
-        as_array("diagonal", diagonal, factor, factor.shape[-2])
-    return structures.LowRank(factor, diagonal)
-
-
 def _refuse_kind(name, value):
     defect = kind_defect(value) if isinstance(value, (np.ndarray, list, tuple)) else None
     if defect is not None:
         refuse(name, *defect)
 
 
-def _refuse_np(name, value):
+def _refuse_other_arrays(name, value):
     if isinstance(value, mx.np.ndarray):
         refuse(name, "an mx.np array", "one of MXNet's classic arrays", "Convert it with .as_nd_ndarray().")
+    if isinstance(value, mx.nd.sparse.BaseSparseNDArray):
+        refuse(name, f"a sparse {type(value).__name__}", "a dense array", "Convert it with .tostype('default').")

@@ -113,26 +113,35 @@ def check_symmetric(argument, value):
     """
     Refuse matrices that are asymmetric beyond rounding, of which the Cholesky factorisation would read one half only.
 
+    :param argument: the name of the argument.
+    :param value: finite NumPy array (..., D, D).
+    :raises ModelSpecificationError: naming the worst entry, as :func:`asymmetry` does.
+    """
+    defect = asymmetry(value)
+    if defect is not None:
+        refuse(argument, *defect)
+
+
+def asymmetry(value):
+    """
+    The worst entry of a matrix that is asymmetric beyond rounding.
+
     The bound is sqrt(machine epsilon) times the geometric mean of the two diagonal entries involved; entries that
     float32 holds exactly are taken to be rounded to it.
 
-    :param argument: the name of the argument.
     :param value: finite NumPy array (..., D, D).
-    :raises ModelSpecificationError: naming the worst entry.
+    :returns: None if there is none; else what was got, what was expected and what to do next, three strings.
     """
     scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
     scale = scale[..., :, None] * scale[..., None, :]
     difference = np.abs(value - np.swapaxes(value, -1, -2))
     excess = difference - np.sqrt(rounding(value)) * scale
-    if excess.max() > 0:
-        index = np.unravel_index(np.argmax(excess), excess.shape)
-        mirror = index[:-2] + (index[-1], index[-2])
-        refuse(
-            argument,
-            f"{value[index]} at index {_plain(index)} but {value[mirror]} at {_plain(mirror)}",
-            "a symmetric matrix",
-            "Use (A + A.T) / 2 if the difference is rounding.",
-        )
+    if excess.max() <= 0:
+        return None
+    index = np.unravel_index(np.argmax(excess), excess.shape)
+    mirror = index[:-2] + (index[-1], index[-2])
+    got = f"{value[index]} at index {_plain(index)} but {value[mirror]} at {_plain(mirror)}"
+    return got, "a symmetric matrix", "Use (A + A.T) / 2 if the difference is rounding."
 
 
 def check_positive_definite(argument, value):

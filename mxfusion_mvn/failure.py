@@ -153,18 +153,18 @@ def factor(matrix, on_failure, name):
 
 def check_triangular_factor(matrix, name):
     """
-    Refuse a factor with zeros, NaN or infinity on its diagonal.
+    Refuse a factor with NaN or infinity in its lower triangle, or zeros on its diagonal.
 
-    :param matrix: NDArray (B..., D, D).
+    :param matrix: NDArray (B..., D, D), of which the lower triangle is read.
     :param name: what to call it in messages.
     :raises NotPositiveDefiniteError: naming the batch index.
     """
     _wait(matrix, name)
     with autograd.pause():
-        pivots = linalg.diagonal(matrix).asnumpy()
-    if np.isfinite(pivots).all() and pivots.all():
+        read = linalg.lower_triangle(matrix)
+    pivots = np.diagonal(check_finite(read, name), axis1=-2, axis2=-1)
+    if pivots.all():
         return
-    check_finite(matrix, name)
     *index, row = np.argwhere(pivots == 0)[0]
     index = _own_index(index, pivots.shape)
     raise NotPositiveDefiniteError(

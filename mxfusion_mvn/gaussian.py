@@ -12,7 +12,7 @@ broadcast their leading axes from the right; those of Symbols must be equal, for
 import math
 import numbers
 
-from mxfusion_mvn import arrays, linalg, pairs, structures
+from mxfusion_mvn import arrays, forms, linalg, pairs, structures
 from mxfusion_mvn.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
 from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
@@ -29,17 +29,21 @@ class Gaussian:
     Beside NDArrays, mean, value and noise may also be NumPy arrays or lists, which take their dtype and context.
 
     :param mean: NDArray or Symbol (B..., D), or (B..., 1) or a number for the same mean in all D entries.
-    :param covariance: Sigma (B'..., D, D), or any :class:`~mxfusion_mvn.structures.Structure`.
-    :param precision: Sigma^-1 (B'..., D, D).
+    :param covariance: Sigma (B'..., D, D), symmetric, or any :class:`~mxfusion_mvn.structures.Structure`.
+    :param precision: Sigma^-1 (B'..., D, D), symmetric.
     :param scale_tril: L (B'..., D, D) with L L^T = Sigma, of which the lower triangle is read.
     :param variance: the diagonal (B'..., D) of a diagonal Sigma.
     :param factor: W (B'..., D, r), together with diagonal: Sigma = W W^T + diag(diagonal).
     :param diagonal: (B'..., D).
     :param on_failure: what to do with a matrix that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`;
-        None not to look, nor to wait for the factorisation.
-    :raises ValueError: unless Sigma is given in exactly one way, and for types, dtypes and shapes that do not fit.
-    :raises NotPositiveDefiniteError: for a variance that is not positive or a zero on the diagonal of a factor. A
-        matrix is looked at when it is first factored, by a method.
+        None not to look at any value, nor to wait for the factorisation. A structure has its own; beside it, give None
+        or nothing.
+    :raises ValueError: unless Sigma is given in exactly one way; for types, dtypes and shapes that do not fit; for a
+        matrix that is not symmetric. The last is not looked at while ``autograd.record()`` is on, nor of a matrix that
+        has a gradient attached.
+    :raises NotPositiveDefiniteError: for a variance that is not positive or a zero on the diagonal of a factor; those
+        of a structure are not looked at while ``autograd.record()`` is on. Whether a matrix is positive definite shows
+        when it is first factored, by a method.
     """
 
     def __init__(
@@ -53,7 +57,7 @@ class Gaussian:
         diagonal=None,
         on_failure=RAISE,
     ):
-        self.structure = arrays.as_structure(
+        self.structure = forms.as_structure(
             {
                 "covariance": covariance,
                 "precision": precision,
@@ -65,7 +69,10 @@ class Gaussian:
             on_failure,
         )
         self.mean = self._as_mean(mean)
-        self._check_leading(mean=self.mean.shape if namespace(self.mean) is mx.nd else ())
+        if namespace(self.mean) is mx.nd:
+            self._leading = self.structure.leading()
+            self._check_leading(mean=self.mean.shape)
+            self._leading = broadcast_shapes(self.mean.shape[:-1], self._leading)
 
     def __repr__(self):
         mean = "Symbol" if namespace(self.mean) is mx.sym else self.mean.shape
@@ -74,36 +81,32 @@ class Gaussian:
     @property
     def covariance(self):
         """Sigma, (B'..., D, D)."""
-        return self.structure.dense()
+        if not _is_widened(self):
+            return self.structure.dense()
+        return self.structure.in_float64().dense().astype("float32")
 
     @property
     def variance(self):
         """The diagonal of Sigma, (B'..., D)."""
-        return self.structure.variance()
+        if not _is_widened(self):
+            return self.structure.variance()
+        return self.structure.in_float64().variance().astype("float32")
 
     def log_pdf(self, value):
         """
         Log density; -inf off the support of a singular covariance.
 
         Float32 arrays are computed in float64 and the result is rounded, but for singular and repaired covariances,
-        and while ``autograd.record()`` is on.
+        and while ``autograd.record()`` is on unless the covariance is of low rank. So they are by every other method,
+        except for draws.
 
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes of value, mean and covariance; (1,) where there are none.
         """
         value = self._as_vector("value", value, self._dim())
-        if not self._is_widened(value):
-            return _log_pdf(subtract(value, self.mean), self.structure)
-        self.structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
-        # In float32 each power of ten of the condition number costs a digit of seven.
-        residual = subtract(value.astype("float64"), self.mean.astype("float64"))
-        return _log_pdf(residual, self.structure.in_float64()).astype("float32")
-
-    def _is_widened(self, value):
-        """Whether to compute in float64: not while training, which is for speed, nor with a matrix to be repaired."""
-        if namespace(value) is mx.sym or value.dtype != np.float32 or autograd.is_recording():
-            return False
-        return self.structure.barrier() is None and not self.structure.may_be_repaired()
+        if _is_widened(self):
+            return self._widened().log_pdf(value.astype("float64")).astype("float32")
+        return _log_pdf(subtract(value, self.mean), self.structure)
 
     def mahalanobis(self, value):
         """
@@ -113,11 +116,9 @@ class Gaussian:
         :returns: the broadcast of the leading axes.
         """
         value = self._as_vector("value", value, self._dim())
-        if not self._is_widened(value):
-            return squared_norm(self.structure.whiten(subtract(value, self.mean)))
-        self.structure.log_det()  # as in log_pdf
-        residual = subtract(value.astype("float64"), self.mean.astype("float64"))
-        return squared_norm(self.structure.in_float64().whiten(residual)).astype("float32")
+        if _is_widened(self):
+            return self._widened().mahalanobis(value.astype("float64")).astype("float32")
+        return squared_norm(self.structure.whiten(subtract(value, self.mean)))
 
     def draw_samples(self, num_samples=None, noise=None):
         """
@@ -145,11 +146,9 @@ class Gaussian:
 
         :returns: (B'...), (1,) for a single covariance.
         """
-        log_det, structure = self.structure.log_det(), self.structure
-        if not self._is_widened(self.mean):
-            return 0.5 * plus_rank(log_det, structure.rank(), 1 + LOG_2PI)
-        structure = structure.in_float64()
-        return (0.5 * plus_rank(structure.log_det(), structure.rank(), 1 + LOG_2PI)).astype("float32")
+        if _is_widened(self):
+            return self._widened().entropy().astype("float32")
+        return 0.5 * plus_rank(self.structure.log_det(), self.structure.rank(), 1 + LOG_2PI)
 
     def kl_divergence(self, other):
         """
@@ -162,6 +161,8 @@ class Gaussian:
         :returns: the broadcast of all leading axes.
         """
         self._check_other(other)
+        if _is_widened(self, other):
+            return self._widened().kl_divergence(other._widened()).astype("float32")
         return pairs.kl_divergence(subtract(self.mean, other.mean), self.structure, other.structure)
 
     def marginal(self, index, rest=None):
@@ -174,7 +175,12 @@ class Gaussian:
         :raises ValueError: for an index that is empty, repeated or out of range.
         """
         index, rest = arrays.split(index, rest, self._dim(), isinstance(self.structure, structures.Precision))
-        return Gaussian(linalg.take(self._full_mean(), index, axis=-1), self.structure.marginal(index, rest))
+        mean = linalg.take(self._full_mean(), index, axis=-1)
+        if _is_widened(self):  # without looking at more of the matrix than the marginal takes
+            structure = self.structure.in_float64().marginal(index, rest).cast("float32")
+        else:
+            structure = self.structure.marginal(index, rest)
+        return Gaussian(mean, structure, on_failure=None)
 
     def condition(self, index, value, rest=None):
         """
@@ -190,10 +196,12 @@ class Gaussian:
         if not rest:
             arrays.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
         value = self._as_vector("value", value, len(index))
+        if _is_widened(self):
+            return self._widened().condition(index, value.astype("float64"), rest)._narrowed()
         mean = self._full_mean()
         regression, structure = self.structure.condition(index, rest)
         shift = regression(subtract(value, linalg.take(mean, index, axis=-1)))
-        return Gaussian(add(linalg.take(mean, rest, axis=-1), shift), structure)
+        return Gaussian(add(linalg.take(mean, rest, axis=-1), shift), structure, on_failure=None)
 
     def affine(self, matrix, offset=0.0):
         """
@@ -209,17 +217,19 @@ class Gaussian:
             arrays.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
         if dim is not None:
             self._check_leading(event_axes=2, matrix=matrix.shape)
+        if not isinstance(offset, numbers.Real):
+            offset = self._as_vector("offset", offset, dim and matrix.shape[-2])
+        if _is_widened(self):
+            offset = offset if isinstance(offset, numbers.Real) else offset.astype("float64")
+            return self._widened().affine(matrix.astype("float64"), offset)._narrowed()
         transform = structures.RowMap(linalg.multiply, matrix)
         root = linalg.transpose(transform.on_rows(linalg.transpose(self.structure.root())))
         mean = transform(self._full_mean())
-        if isinstance(offset, numbers.Real):
-            mean = mean + offset
-        else:
-            mean = add(mean, self._as_vector("offset", offset, dim and matrix.shape[-2]))
+        mean = mean + offset if isinstance(offset, numbers.Real) else add(mean, offset)
         structure = pairs.dense_like(self.structure, linalg.outer_square(root))
         if dim is not None and matrix.shape[-2] > dim and isinstance(structure, structures.Dense):
             structure = structures.Singular(structure.covariance, rank=dim)
-        return Gaussian(mean, structure)
+        return Gaussian(mean, structure, on_failure=None)
 
     def product(self, other):
         """
@@ -234,11 +244,14 @@ class Gaussian:
         :raises ValueError: if both are singular.
         """
         self._check_other(other)
+        if _is_widened(self, other):
+            both, log_constant = self._widened().product(other._widened())
+            return both._narrowed(), log_constant.astype("float32")
         if pairs.is_singular(other.structure) or pairs.is_wider(self.structure, other.structure):
             self, other = other, self
         difference = subtract(other.mean, self.mean)
         shift, structure, log_constant = pairs.product(difference, self.structure, other.structure)
-        return Gaussian(add(self.mean, shift), structure), log_constant
+        return Gaussian(add(self.mean, shift), structure, on_failure=None), log_constant
 
     def credible_radius(self, probability):
         """
@@ -287,6 +300,15 @@ class Gaussian:
         radius = np.asarray(self.credible_radius(probability))[..., None, None]
         return mean + (axes @ (radius * circle))[..., 0]
 
+    def _widened(self):
+        """The same in float64, where each power of ten of the condition number does not cost a digit of seven."""
+        if not autograd.is_recording():
+            self.structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
+        return Gaussian(self.mean.astype("float64"), self.structure.in_float64(), on_failure=None)
+
+    def _narrowed(self):
+        return Gaussian(self.mean.astype("float32"), self.structure.cast("float32"), on_failure=None)
+
     def _noise(self, num_samples):
         if namespace(self.mean) is mx.sym:
             arrays.refuse(
@@ -297,9 +319,8 @@ class Gaussian:
             )
         if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and num_samples > 0):
             arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw.")
-        leading = broadcast_shapes(self.structure.leading(), self.mean.shape[:-1])
         samples = () if num_samples is None else (num_samples,)
-        shape = samples + leading + (self.structure.noise_size(self._dim()),)
+        shape = samples + self._leading + (self.structure.noise_size(self._dim()),)
         return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
 
     def _as_mean(self, mean):
@@ -327,10 +348,10 @@ class Gaussian:
 
     def _check_leading(self, event_axes=1, **argument):
         """Refuse an argument, its shape by its name, whose leading axes do not broadcast with what is here."""
-        if namespace(self.mean) is mx.sym:
-            return
         ((name, shape),) = argument.items()
         own = shape[: len(shape) - event_axes]
+        if own == self._leading or do_broadcast(own, self._leading):
+            return
         held = {"mean": (self.mean.shape[:-1], 1), "covariance": (self.structure.leading(), 2)}
         for other, (leading, axes) in held.items():
             if other != name and not do_broadcast(own, leading):
@@ -402,6 +423,17 @@ def kl_divergence(p, q):
     :returns: the broadcast of all leading axes.
     """
     return p.kl_divergence(q)
+
+
+def _is_widened(*gaussians):
+    """Whether to compute in float64: not while training, unless digits would be lost, nor what may be repaired."""
+    for gaussian in gaussians:
+        if namespace(gaussian.mean) is mx.sym or gaussian.mean.dtype != np.float32:
+            return False
+    parts = [gaussian.structure for gaussian in gaussians]
+    if autograd.is_recording() and not any(structure.trains_in_float64() for structure in parts):
+        return False
+    return not any(pairs.is_singular(structure) or structure.may_be_repaired() for structure in parts)
 
 
 def _log_pdf(residual, structure):

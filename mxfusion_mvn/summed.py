@@ -29,7 +29,7 @@ summed row by row, as are the priors of matrices, of which there is one row as a
 import contextlib
 import threading
 
-from mxfusion_mvn import arrays, structures, surrogate
+from mxfusion_mvn import arrays, forms, structures, surrogate
 from mxfusion_mvn.axes import add, align_samples, subtract
 from mxfusion_mvn.linalg import is_differentiated
 from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
@@ -99,7 +99,7 @@ def total_log_pdf(x, mean, covariance=None, precision=None, scale_tril=None):
     :raises ValueError: unless the matrix is given in exactly one way, and for types and shapes that do not fit.
     """
     given = {"covariance": covariance, "precision": precision, "scale_tril": scale_tril}
-    arrays.as_structure(given, None)  # refuses what is not one matrix
+    forms.as_structure(given, None)  # refuses what is not one matrix
     ((form, matrix),) = [(name, value) for name, value in given.items() if value is not None]
     x = arrays.as_array("x", x, matrix, matrix.shape[-1])
     mean = arrays.as_array("mean", mean, matrix)
@@ -163,6 +163,11 @@ def total_by_structure(rows, structure, matrix_axes):
     :param matrix_axes: its leading axes, a tuple as long as those of the rows.
     :returns: NDArray (S or 1,).
     """
+    if structure.trains_in_float64() and rows.value.dtype == np.float32:
+        value, mean = rows.value.astype("float64"), rows.mean.astype("float64")
+        scatter = None if rows.scatter is None else rows.scatter.astype("float64")
+        rows = rows._replace(value=value, mean=mean, scatter=scatter)
+        return total_by_structure(rows, structure.in_float64(), matrix_axes).astype("float32")
     structure = structure.for_one_computation()
     squares = _per_sample(squared_norm(structure.whiten(subtract(rows.value, rows.mean))))
     if rows.weight != 1:

@@ -413,7 +413,7 @@ def test_gradient_of_kl_divergence(first, second, rng):
 # structure: (its marginal, its conditional)
 KINDS = {
     "dense": (structures.Dense, structures.Cholesky),
-    "cholesky": (structures.Dense, structures.Cholesky),
+    "cholesky": (structures.Cholesky, structures.Cholesky),
     "precision": (structures.Precision, structures.Precision),
     "diagonal": (structures.Diagonal, structures.Diagonal),
     "low rank": (structures.LowRank, structures.LowRank),

@@ -15,7 +15,7 @@ from scipy.stats import multivariate_normal
 from tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 KEPT = {
-    "cholesky": (Dense, Cholesky),
+    "cholesky": (Cholesky, Cholesky),
     "correlation": (ScaledCorrelation, Cholesky),
     "correlation factor": (ScaledCorrelation, Cholesky),
     "dense": (Dense, Cholesky),

@@ -52,7 +52,7 @@ class LowRankMultivariateNormal(VectorDistribution):
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
         """
         structure = self._structure(factor, diagonal, random_variable.shape[-1])
-        return Gaussian(mean, structure).log_pdf(random_variable)
+        return Gaussian(mean, structure, on_failure=None).log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, factor, diagonal, rv_shape, num_samples=1, F=None):
         """
@@ -69,7 +69,7 @@ class LowRankMultivariateNormal(VectorDistribution):
         """
         structure = self._structure(factor, diagonal, rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
-        return Gaussian(mean, structure).draw_samples(noise=noise)
+        return Gaussian(mean, structure, on_failure=None).draw_samples(noise=noise)
 
     def _total(self, variables, mean, factor, diagonal, random_variable):
         structure = self._structure(factor, diagonal, random_variable.shape[-1])

@@ -111,7 +111,7 @@ class MatrixNormal(VectorDistribution):
         ]
         if mean.shape[-2:] != event:
             mean = mean.broadcast_to(mean.shape[:-2] + event)
-        return Gaussian(flatten(mean), structures.Kronecker(*sides))
+        return Gaussian(flatten(mean), structures.Kronecker(*sides), on_failure=None)
 
 
 def _form(name):

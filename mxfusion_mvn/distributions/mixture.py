@@ -134,4 +134,5 @@ class GaussianMixture(VectorDistribution):
 
     def _components(self, mean, matrix, dim):
         ((form, value),) = matrix.items()
-        return Gaussian(mean, _forms.structure(form, value, dim, self._policy(), self._full_name(form)))
+        structure = _forms.structure(form, value, dim, self._policy(), self._full_name(form))
+        return Gaussian(mean, structure, on_failure=None)

@@ -96,7 +96,8 @@ class MultivariateNormal(VectorDistribution):
         :returns: NDArray (S or 1, B...).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
         """
-        gaussian = Gaussian(mean, self._structure(matrix[self.form], random_variable.shape[-1]))
+        structure = self._structure(matrix[self.form], random_variable.shape[-1])
+        gaussian = Gaussian(mean, structure, on_failure=None)
         # Draws of a latent variable have nothing missing, and would only be waited for.
         if self._missing and random_variable.shape[0] == 1:
             if self._policy() is not None:
@@ -121,7 +122,7 @@ class MultivariateNormal(VectorDistribution):
         """
         structure = self._structure(matrix[self.form], rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
-        return Gaussian(mean, structure).draw_samples(noise=noise)
+        return Gaussian(mean, structure, on_failure=None).draw_samples(noise=noise)
 
     def _total(self, variables, mean, random_variable, **matrix):
         value, matrix = random_variable, matrix[self.form]
@@ -152,7 +153,7 @@ class MultivariateNormal(VectorDistribution):
             return self.log_pdf_impl(mean, value, **{self.form: matrix})
         dim = value.shape[-1]
         mean, matrix = mean.reshape((-1, 1, mean.shape[-1])), matrix.reshape((-1, 1) + matrix.shape[-2:])
-        gaussian = Gaussian(mean, self._structure(matrix, dim))
+        gaussian = Gaussian(mean, self._structure(matrix, dim), on_failure=None)
         observed = value.reshape((-1, dim))
         return total_of_observed(gaussian, observed, self._policy(), self._full_name(self.form))
 

@@ -136,7 +136,8 @@ class MultivariateStudentT(VectorDistribution):
 
     def _gaussian(self, mean, matrix, dim):
         ((form, value),) = matrix.items()
-        return Gaussian(mean, _forms.structure(form, value, dim, self._policy(), self._full_name(form)))
+        structure = _forms.structure(form, value, dim, self._policy(), self._full_name(form))
+        return Gaussian(mean, structure, on_failure=None)
 
     def _freedom(self, degrees_of_freedom):
         freedom = mx.nd.minimum(degrees_of_freedom, _AS_INFINITE[np.dtype(degrees_of_freedom.dtype).name])

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A covariance held by a triangular factor: Sigma = L L^T."""
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
+from mxfusion_mvn.axes import namespace
+from mxfusion_mvn.failure import check_triangular_factor
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once, regress
 
 
@@ -12,11 +14,19 @@ class Cholesky(Structure):
     :param scale_tril: L (B'..., D, D). Only its lower triangle is read; its diagonal may have any sign but not be 0.
     :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.refinement` or None, called when
         Sigma = L K K^T L^T is needed to more digits than L L^T has.
+    :param name: what to call it in messages.
+    :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, scale_tril, refine=None):
+    def __init__(self, scale_tril, refine=None, name="scale_tril"):
+        arrays.check_parameter(name, scale_tril, "DD")
         self.scale_tril = scale_tril
         self._refine = refine
+        self.name = name
+
+    def check(self):
+        """Refuse a lower triangle that is not finite, and a zero on the diagonal."""
+        check_triangular_factor(self.scale_tril, self.name)
 
     @computed_once
     def _second(self):
@@ -42,12 +52,20 @@ class Cholesky(Structure):
         log_det, second = linalg.log_abs_det(self.scale_tril), self._second()
         return 2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
 
+    def cast(self, dtype):
+        """The refinement, of the digits of what was factored, is left out."""
+        copied = super().cast(dtype)
+        copied._refine = None
+        return copied
+
+    def marginal(self, index, rest=None):
+        """A Cholesky, by a rotation of the rows of L, as in :meth:`condition`."""
+        return Cholesky(_rotated(linalg.take(self.root(), index, axis=-2), index))
+
     def condition(self, given, rest):
         """A Cholesky, by a rotation of the rows of L: its product, which would lose digits, is not formed."""
         order = list(given) + list(rest)
-        factor = self.root()
-        if order != sorted(order):
-            factor = linalg.triangular_factor(linalg.take(factor, order, axis=-2))
+        factor = _rotated(linalg.take(self.root(), order, axis=-2), order)
         aa, ba, bb = linalg.blocks(factor, len(given))
         return RowMap(regress, aa, ba), Cholesky(bb)
 
@@ -62,3 +80,10 @@ class Cholesky(Structure):
     def dim(self):
         """D."""
         return linalg.size(self.scale_tril)
+
+
+def _rotated(rows, order):
+    """Rows of a lower triangular factor as such a factor: themselves, if they are its first ones."""
+    if list(order) == list(range(len(order))):
+        return namespace(rows).slice_axis(rows, axis=-1, begin=0, end=len(order))
+    return linalg.triangular_factor(rows)

@@ -3,7 +3,7 @@
 
 from functools import partial
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.refinement import refinement
 from mxfusion_mvn.structures.cholesky import Cholesky
@@ -17,9 +17,12 @@ class Dense(Structure):
     :param covariance: Sigma (B'..., D, D), of which the factorisation reads the lower triangle.
     :param on_failure: what to do if it is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call it in messages.
+    :raises ValueError: for another type, dtype or shape.
     """
 
     def __init__(self, covariance, on_failure=RAISE, name="covariance"):
+        arrays.check_parameter(name, covariance, "DD")
+        arrays.check_policy(on_failure)
         self.covariance = covariance
         self.on_failure = on_failure
         self.name = name
@@ -29,6 +32,11 @@ class Dense(Structure):
         """The same covariance by its Cholesky factor, a :class:`Cholesky`."""
         tril = factor(self.covariance, self.on_failure, self.name)
         return Cholesky(tril, partial(refinement, self.covariance, tril) if self.on_failure and self.refine else None)
+
+    def check(self):
+        """Refuse an asymmetric Sigma, unless nothing is to be looked at."""
+        if self.on_failure is not None:
+            arrays.check_symmetric(self.name, self.covariance)
 
     def root(self):
         """L with L L^T = Sigma, (B'..., D, D)."""

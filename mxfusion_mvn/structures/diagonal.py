@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Independent entries: Sigma = diag(v). Nothing of size D x D is formed unless asked for."""
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import namespace
+from mxfusion_mvn.failure import check_positive
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 
@@ -11,10 +12,18 @@ class Diagonal(Structure):
     Sigma = diag(v).
 
     :param variances: v (B'..., D), positive.
+    :param name: what to call them in messages.
+    :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, variances):
+    def __init__(self, variances, name="variances"):
+        arrays.check_parameter(name, variances, "D")
         self.variances = variances
+        self.name = name
+
+    def check(self):
+        """Refuse variances that are not positive and finite."""
+        check_positive(self.variances, self.name)
 
     @computed_once
     def _deviations(self):

@@ -6,11 +6,11 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
     whiten: W_R X W_C^T        log det Sigma = m log det R + n log det C
 """
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.failure import RAISE
 from mxfusion_mvn.structures.singular import Singular
-from mxfusion_mvn.structures.structure import RowMap, Structure
+from mxfusion_mvn.structures.structure import RowMap, Structure, check_structure
 
 import mxnet as mx
 
@@ -21,16 +21,19 @@ class Kronecker(Structure):
 
     :param row: the structure of R, n x n, between the rows of X.
     :param column: the structure of C, m x m, between its columns.
-    :raises ValueError: if a side is singular.
+    :raises ValueError: if a side is no structure or singular, and for two dtypes.
     """
 
     def __init__(self, row, column):
         for name, side in (("row", row), ("column", column)):
+            check_structure(name, side)
             if isinstance(side, Singular):
                 raise ValueError(
                     f"`{name}`: got a singular covariance; expected a regular one. "
                     "Form the whole matrix and pass it to Singular."
                 )
+        for left, right in zip(row.parameters(), column.parameters()):
+            arrays.check_alike("column", right, left)
         self.row = row
         self.column = column
         # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.

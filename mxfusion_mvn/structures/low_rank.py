@@ -10,9 +10,10 @@ out negative for small d. One step of refinement makes a good to the last digits
 y - V a = d^-1/2 (r - W a) would still be mostly rounding, so W a is subtracted in parts whose products are exact.
 """
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
-from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
+from mxfusion_mvn.failure import check_finite, check_positive
+from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, ridge_split, split, subtract_product
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 import mxnet as mx
@@ -25,12 +26,25 @@ class LowRank(Structure):
     :param factor: W (B'..., D, r).
     :param diagonal: d (B'..., D), positive.
     :param rank: r; needed only for draws from Symbols, which have no shape.
+    :raises ValueError: for another type, dtype or shape, and for another rank than that of the factor.
     """
 
     def __init__(self, factor, diagonal, rank=None):
+        arrays.check_parameter("factor", factor, "Dr")
+        arrays.check_parameter("diagonal", diagonal, "D")
+        arrays.check_scaling("diagonal", diagonal, "factor", factor)
+        if rank is not None:
+            arrays.check_count("rank", rank)
+            if namespace(factor) is mx.nd and rank != factor.shape[-1]:
+                arrays.refuse("rank", rank, f"{factor.shape[-1]}, the columns of the factor", "Leave it out.")
         self.factor = factor
         self.diagonal = diagonal
         self._rank = rank
+
+    def check(self):
+        """Refuse a W that is not finite, and a d that is not positive and finite."""
+        check_finite(self.factor, "factor")
+        check_positive(self.diagonal, "diagonal")
 
     @computed_once
     def _scaled(self):
@@ -57,11 +71,14 @@ class LowRank(Structure):
 
     def whitening(self):
         """r -> [y - V a, a]."""
+        if not self.refine:
+            return RowMap(_whiten_in_float64, *self._scaled())
         return RowMap(_whiten, *self._scaled(), *self._parts())
 
     def coloring(self):
         """[noise_r, noise_D] -> W noise_r + sqrt(d) noise_D."""
-        return RowMap(self._color, self._scaled()[0], self.factor)
+        deviations = namespace(self.diagonal).sqrt(self.diagonal)
+        return RowMap(self._color, linalg.as_row(deviations), self.factor)
 
     @computed_once
     def log_det(self):
@@ -73,6 +90,10 @@ class LowRank(Structure):
         """Sum of W^2 over its columns, plus d, (B'..., D)."""
         F = namespace(self.factor)
         return add(F.sum(F.square(self.factor), axis=-1), self.diagonal)
+
+    def trains_in_float64(self):
+        """True: with d far below W W^T, gradients in float32 would be rounding."""
+        return True
 
     def inverse_diagonal(self):
         """
@@ -137,6 +158,11 @@ class LowRank(Structure):
 def _whiten(deviations, scaled, ridge, leading, rest, rows):
     coefficients = ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
     remainder = linalg.divide_entries(deviations, subtract_product(leading, rest, coefficients, rows))
+    return namespace(rows).concat(remainder, coefficients, dim=-1)
+
+
+def _whiten_in_float64(deviations, scaled, ridge, rows):
+    coefficients, remainder = ridge_split(scaled, ridge, linalg.divide_entries(deviations, rows))
     return namespace(rows).concat(remainder, coefficients, dim=-1)
 
 

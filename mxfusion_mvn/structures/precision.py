@@ -8,7 +8,7 @@ With the Cholesky factor P = L L^T::
 Conditionals are blocks of P: b given a has precision P_bb and mean shift -P_bb^-1 P_ba r_a.
 """
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import complement
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.refinement import refinement
@@ -22,12 +22,20 @@ class Precision(Structure):
     :param precision: P (B'..., D, D), symmetric positive definite; the factorisation reads its lower triangle.
     :param on_failure: what to do if it is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call it in messages.
+    :raises ValueError: for another type, dtype or shape.
     """
 
     def __init__(self, precision, on_failure=RAISE, name="precision"):
+        arrays.check_parameter(name, precision, "DD")
+        arrays.check_policy(on_failure)
         self.precision = precision
         self.on_failure = on_failure
         self.name = name
+
+    def check(self):
+        """Refuse an asymmetric P, unless nothing is to be looked at."""
+        if self.on_failure is not None:
+            arrays.check_symmetric(self.name, self.precision)
 
     @computed_once
     def factor(self):

@@ -4,9 +4,9 @@
 The two stay apart, so that one correlation, factored once, serves any number of rows of standard deviations.
 """
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_shapes, multiply, namespace
-from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.failure import RAISE, check_positive
 from mxfusion_mvn.structures.cholesky import Cholesky
 from mxfusion_mvn.structures.dense import Dense
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
@@ -21,7 +21,8 @@ class ScaledCorrelation(Structure):
     :param correlation_tril: L with L L^T = R, instead of R.
     :param on_failure: what to do if R is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call R in messages.
-    :raises ValueError: unless exactly one of correlation and correlation_tril is given.
+    :raises ValueError: unless exactly one of correlation and correlation_tril is given; for another type, dtype or
+        shape.
     """
 
     def __init__(
@@ -32,10 +33,22 @@ class ScaledCorrelation(Structure):
                 f"`correlation` and `correlation_tril`: got {'neither' if correlation is None else 'both'}; expected "
                 "exactly one of them. Pass the one you have."
             )
+        if correlation is None:
+            self.correlation = Cholesky(correlation_tril, name="correlation_tril")
+        else:
+            self.correlation = Dense(correlation, on_failure, name)
+        arrays.check_policy(on_failure)
+        arrays.check_parameter("standard_deviations", standard_deviations, "D")
+        matrix = correlation_tril if correlation is None else correlation
+        arrays.check_scaling("standard_deviations", standard_deviations, self.correlation.name, matrix)
         self.standard_deviations = standard_deviations
-        self.correlation = Cholesky(correlation_tril) if correlation is None else Dense(correlation, on_failure, name)
         self.on_failure = on_failure
         self.name = name
+
+    def check(self):
+        """Refuse standard deviations that are not positive and finite, and what R or L is refused for."""
+        check_positive(self.standard_deviations, "standard_deviations")
+        super().check()
 
     def root(self):
         """diag(s) L, (B'..., D, D)."""

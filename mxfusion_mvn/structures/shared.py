@@ -10,7 +10,7 @@ The N rows become right-hand sides of one solve; the covariance is neither copie
 """
 
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.structures.structure import RowMap, Structure
+from mxfusion_mvn.structures.structure import RowMap, Structure, check_structure
 
 
 class Shared(Structure):
@@ -18,9 +18,11 @@ class Shared(Structure):
     A covariance with leading axes (B'..., 1), to meet vectors (B..., N, D).
 
     :param structure: any :class:`Structure`, with leading axes (B'...). Of Symbols the axes before N must be equal.
+    :raises ValueError: if it is no structure.
     """
 
     def __init__(self, structure):
+        check_structure("structure", structure)
         self.structure = structure
 
     def root(self):

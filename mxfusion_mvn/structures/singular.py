@@ -11,7 +11,9 @@ V and m are held constant in gradients, so these are the derivatives within the 
 coincide, which those of an eigenvalue routine are not.
 """
 
-from mxfusion_mvn import linalg
+import numbers
+
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import namespace
 from mxfusion_mvn.checks import at_index
 from mxfusion_mvn.failure import NotPositiveDefiniteError
@@ -34,19 +36,29 @@ class Singular(Structure):
     :param tolerance: another such multiple; needed for Symbols, whose dtype is not known. A vector lies on the support
         if what sticks out is below it, relative to the vector and to the largest standard deviation.
     :param name: what to call it in messages.
-    :raises ValueError: for a rank that is not a positive integer.
+    :raises ValueError: for another type, dtype or shape, a rank that is not a positive integer, and a tolerance that is
+        not between 0 and 1.
     :raises NotPositiveDefiniteError: for NDArrays, if a number is not finite, an eigenvalue is negative beyond the
         tolerance, or there are fewer positive ones than the rank says.
     """
 
     def __init__(self, covariance, rank=None, tolerance=None, name="covariance"):
-        if rank is not None and not (isinstance(rank, int) and rank > 0):
-            raise ValueError(f"`rank`: got {rank!r}; expected a positive integer. Leave it out to have it detected.")
+        arrays.check_parameter(name, covariance, "DD")
+        if rank is not None:
+            arrays.check_count("rank", rank)
+            if namespace(covariance) is mx.nd and rank > covariance.shape[-1]:
+                arrays.refuse("rank", rank, f"at most {covariance.shape[-1]}, the size of the matrix", "Leave it out.")
+        if tolerance is not None and not (isinstance(tolerance, numbers.Real) and 0 <= tolerance < 1):
+            arrays.refuse("tolerance", repr(tolerance), "a number from 0 to 1", "Leave it out for that of SciPy.")
         self.covariance = covariance
         self._rank = rank
         self._tolerance = tolerance
         self.name = name
         self._scale = None
+
+    def check(self):
+        """Refuse an asymmetric Sigma; its eigenvalues are looked at when they are computed."""
+        arrays.check_symmetric(self.name, self.covariance)
 
     @computed_once
     def _support(self):

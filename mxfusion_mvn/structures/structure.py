@@ -10,7 +10,7 @@ import copy
 import functools
 from abc import ABC, abstractmethod
 
-from mxfusion_mvn import linalg
+from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import broadcast_shapes, namespace, per_row, size_of_last
 from mxfusion_mvn.failure import RAISE
 
@@ -273,6 +273,30 @@ class Structure(ABC):
         :returns: a :class:`RowMap` from (..., D) to (..., 1), or None where the density is positive everywhere.
         """
 
+    def check(self):
+        """
+        Refuse NDArrays whose values make no covariance; a matrix that is to be factored is looked at then.
+
+        :raises ValueError: for a matrix that is not symmetric.
+        :raises NotPositiveDefiniteError: for NaN and infinity, a variance that is not positive, or a zero on the
+            diagonal of a factor.
+        """
+        for part in vars(self).values():
+            if isinstance(part, Structure):
+                part.check()
+
+    def parameters(self):
+        """
+        The arrays it is made of, and those of its parts.
+
+        :returns: an iterator of NDArrays or Symbols.
+        """
+        for part in vars(self).values():
+            if isinstance(part, (mx.nd.NDArray, mx.sym.Symbol)):
+                yield part
+            elif isinstance(part, Structure):
+                yield from part.parameters()
+
     def for_one_computation(self):
         """
         The same structure, free to keep what it computes also of arrays with a gradient attached.
@@ -297,10 +321,27 @@ class Structure(ABC):
 
         :returns: a structure of the same kind.
         """
+        return self.cast("float64")
+
+    def cast(self, dtype):
+        """
+        The same structure in another precision; gradients pass through.
+
+        :param dtype: float32 or float64.
+        :returns: a structure of the same kind.
+        """
         copied = copy.copy(self)
-        copied.__dict__ = {name: _in_float64(value) for name, value in vars(self).items() if name != "_computed"}
-        copied.refine = False
+        copied.__dict__ = {name: _cast(value, dtype) for name, value in vars(self).items() if name != "_computed"}
+        copied.refine = dtype != "float64"
         return copied
+
+    def trains_in_float64(self):
+        """
+        Whether densities of float32 arrays are computed in float64 while training, too.
+
+        :returns: a bool, False unless a part says otherwise.
+        """
+        return any(isinstance(part, Structure) and part.trains_in_float64() for part in vars(self).values())
 
     def may_be_repaired(self):
         """
@@ -328,13 +369,7 @@ class Structure(ABC):
 
         :returns: a bool.
         """
-        parts = vars(self).values()
-        return any(
-            part.grad is not None
-            if isinstance(part, mx.nd.NDArray)
-            else isinstance(part, Structure) and part.is_trained()
-            for part in parts
-        )
+        return any(isinstance(array, mx.nd.NDArray) and array.grad is not None for array in self.parameters())
 
     def whiten(self, residual):
         """
@@ -361,12 +396,24 @@ class Structure(ABC):
         return Dense(self.dense(), self.on_failure, self.name).factored()
 
 
+def check_structure(name, value):
+    """
+    Refuse what is no structure.
+
+    :param name: the name of the argument.
+    :param value: anything.
+    :raises ValueError: unless it is a :class:`Structure`.
+    """
+    if not isinstance(value, Structure):
+        arrays.refuse(name, f"a {type(value).__name__}", "a structure", "Write structures.Dense(x) for a matrix x.")
+
+
 def regress(aa, ba, rows):
     """L_ba L_aa^-1 r for every row r, of the blocks of a lower triangular factor."""
     return linalg.multiply(ba, linalg.solve_lower(aa, rows))
 
 
-def _in_float64(value):
+def _cast(value, dtype):
     if isinstance(value, mx.nd.NDArray):
-        return value.astype("float64")
-    return value.in_float64() if isinstance(value, Structure) else value
+        return value.astype(dtype)
+    return value.cast(dtype) if isinstance(value, Structure) else value
