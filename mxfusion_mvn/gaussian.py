@@ -15,7 +15,7 @@ import numbers
 from mxfusion_mvn import arrays, forms, linalg, pairs, structures
 from mxfusion_mvn.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
 from mxfusion_mvn.failure import RAISE
-from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
+from mxfusion_mvn.pairs import LOG_2PI, plus_rank
 
 import mxnet as mx
 import numpy as np
@@ -118,7 +118,7 @@ class Gaussian:
         value = self._as_vector("value", value, self._dim())
         if _is_widened(self):
             return self._widened().mahalanobis(value.astype("float64")).astype("float32")
-        return squared_norm(self.structure.whiten(subtract(value, self.mean)))
+        return self.structure.distance(subtract(value, self.mean))
 
     def draw_samples(self, num_samples=None, noise=None):
         """
@@ -439,6 +439,6 @@ def _is_widened(*gaussians):
 def _log_pdf(residual, structure):
     structure = structure.for_one_computation()
     normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
-    log_pdf = -0.5 * add(squared_norm(structure.whiten(residual)), normaliser)
+    log_pdf = -0.5 * add(structure.distance(residual), normaliser)
     off_support = structure.off_support(residual)
     return log_pdf if off_support is None else subtract(log_pdf, off_support)

@@ -82,6 +82,17 @@ def solve_upper(factor, rows):
     return namespace(rows).linalg.trsm(factor, rows, rightside=True)
 
 
+def squared_norm(vectors):
+    """
+    |z|^2 of every vector.
+
+    :param vectors: z (B..., E).
+    :returns: (B...), or (1,) for a single vector.
+    """
+    F = namespace(vectors)
+    return F.sum(F.square(vectors), axis=-1)
+
+
 def log_abs_det(factor):
     """
     log |det L| of a triangular factor, whose diagonal may have any sign.

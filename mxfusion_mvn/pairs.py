@@ -31,7 +31,7 @@ def kl_divergence(difference, p, q):
     """
     p, q = p.for_one_computation(), q.for_one_computation()
     log_ratio = subtract(q.log_det(), plus_rank(p.log_det(), p.rank(), 1.0))
-    divergence = 0.5 * add(add(_trace(q, p), squared_norm(q.whiten(difference))), log_ratio)
+    divergence = 0.5 * add(add(_trace(q, p), q.distance(difference)), log_ratio)
     if is_singular(p) or is_singular(q):
         divergence = add(divergence, _support_gap(difference, p, q))
     return divergence
@@ -65,7 +65,7 @@ def product(difference, p, q):
     coefficients = structures.RowMap(_ridge_coefficients, whitened, ridge)(target)
     remainder = subtract(target, structures.RowMap(linalg.multiply, whitened)(coefficients))
     normaliser = plus_rank(add(q.log_det(), 2 * linalg.log_abs_det(ridge)), q.rank(), LOG_2PI)
-    log_constant = -0.5 * add(add(squared_norm(remainder), squared_norm(coefficients)), normaliser)
+    log_constant = -0.5 * add(add(linalg.squared_norm(remainder), linalg.squared_norm(coefficients)), normaliser)
     return structures.RowMap(linalg.multiply, root)(coefficients), _intersection(p, q, root, ridge), log_constant
 
 
@@ -106,17 +106,6 @@ def dense_like(structure, covariance):
     return structures.Dense(covariance, structure.on_failure)
 
 
-def squared_norm(vectors):
-    """
-    |z|^2 of every vector.
-
-    :param vectors: z (B..., E).
-    :returns: (B...), or (1,) for a single vector.
-    """
-    F = namespace(vectors)
-    return F.sum(F.square(vectors), axis=-1)
-
-
 def plus_rank(log_det, rank, constant):
     """
     log det + constant * rank.
@@ -133,8 +122,8 @@ def _trace(q, p):
     diagonal, root = p.diagonal_and_root()
     parts = []
     if root is not None:
-        whitened = q.whitening().on_rows(linalg.transpose(root))
-        parts.append(namespace(whitened).sum(squared_norm(whitened), axis=-1))
+        distances = linalg.squared_norm(q.measuring().on_rows(linalg.transpose(root)))
+        parts.append(namespace(distances).sum(distances, axis=-1))
     if diagonal is not None:
         weighted = multiply(q.inverse_diagonal(), diagonal)
         parts.append(namespace(weighted).sum(weighted, axis=-1))

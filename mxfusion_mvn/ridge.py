@@ -83,16 +83,18 @@ def split(matrix):
     return leading, matrix - leading
 
 
-def subtract_product(leading, rest, coefficients, rows):
+def subtract_product(parts, coefficients, rows):
     """
-    y - A x for every row y, to the last digits also where y and A x are nearly equal.
+    y - A x for every row y, in float32 to the last digits also where y and A x are nearly equal.
 
-    :param leading: the first part of A by :func:`split`, (K, D, E).
-    :param rest: the second, (K, D, E).
+    :param parts: A (K, D, E) alone, or as :func:`split` gives it: a sequence.
     :param coefficients: x (K, R, E).
     :param rows: y (K, R, D).
     :returns: (K, R, D).
     """
+    if len(parts) == 1:
+        return rows - linalg.multiply(parts[0], coefficients)
+    leading, rest = parts
     coarse, fine = split(coefficients)
     rows = rows - linalg.multiply(leading, coarse) - linalg.multiply(leading, fine)
     return rows - linalg.multiply(rest, coefficients)

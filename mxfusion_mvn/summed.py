@@ -32,7 +32,7 @@ import threading
 from mxfusion_mvn import arrays, forms, structures, surrogate
 from mxfusion_mvn.axes import add, align_samples, subtract
 from mxfusion_mvn.linalg import is_differentiated
-from mxfusion_mvn.pairs import LOG_2PI, plus_rank, squared_norm
+from mxfusion_mvn.pairs import LOG_2PI, plus_rank
 from mxfusion_mvn.statistics import all_rows, mean_and_scatter
 
 import numpy as np
@@ -169,11 +169,11 @@ def total_by_structure(rows, structure, matrix_axes):
         rows = rows._replace(value=value, mean=mean, scatter=scatter)
         return total_by_structure(rows, structure.in_float64(), matrix_axes).astype("float32")
     structure = structure.for_one_computation()
-    squares = _per_sample(squared_norm(structure.whiten(subtract(rows.value, rows.mean))))
+    squares = _per_sample(structure.distance(subtract(rows.value, rows.mean)))
     if rows.weight != 1:
         squares = rows.weight * squares
     if rows.scatter is not None:
-        squares = add(squares, _per_sample(squared_norm(structure.whiten(rows.scatter)), axis=1))
+        squares = add(squares, _per_sample(structure.distance(rows.scatter), axis=1))
     count = rows.vectors / np.prod(matrix_axes[1:], dtype=int)
     normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
     return -0.5 * add(squares, count * _per_sample(normaliser))

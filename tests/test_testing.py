@@ -118,11 +118,14 @@ class AbsoluteJitter(structures.Dense):
 class NaNToMinusInfinity(structures.Cholesky):
     """Takes NaN for an impossible value."""
 
+    def check(self):
+        pass
+
     def log_det(self):
         return _without_nan(super().log_det(), np.inf)
 
-    def whiten(self, residual):
-        return _without_nan(super().whiten(residual), 0.0)
+    def distance(self, residual):
+        return _without_nan(super().distance(residual), 0.0)
 
 
 class NDArraysOnly(structures.Dense):
@@ -178,6 +181,8 @@ BROKEN = {
     "coloring ": ("precision", mutant(structures.Precision, coloring=lambda self, value: self.whitening())),
     "root ": ("dense", mutant(Dense, root=lambda self, value: linalg.transpose(value))),
     "whiten ": ("low rank", mutant(LowRank, whiten=lambda self, value: 1.001 * value)),
+    "distance ": ("low rank", mutant(LowRank, distance=lambda self, value: 1.001 * value)),
+    "gradient of factor ": ("low rank", mutant(LowRank, measuring=lambda self, value: self._held().whitening())),
     "condition ": ("dense", mutant(Dense, condition=lambda self, value: (value[0], self.marginal([0])))),
     "regression ": ("dense", mutant(Dense, condition=_negated)),
     "marginal ": ("dense", mutant(Dense, marginal=lambda self, value: Dense(2 * value.dense()))),

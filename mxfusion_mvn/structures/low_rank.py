@@ -7,16 +7,22 @@ With V = diag(d)^-1/2 W, C = I + V^T V = L L^T and y = diag(d)^-1/2 r::
 
 Both squares are positive. The usual |y|^2 - |L^-1 V^T y|^2 is the same number as a difference, and in float32 comes
 out negative for small d. One step of refinement makes a good to the last digits. With d far below W W^T the remainder
-y - V a = d^-1/2 (r - W a) would still be mostly rounding, so W a is subtracted in parts whose products are exact.
+y - V a = d^-1/2 (r - W a) would still be mostly rounding, so in float32 W a is subtracted in parts whose products are
+exact.
+
+The derivatives of L and a are differences of terms as large as 1/d. Gradients do without them: a minimises the sum of
+the two squares, so that it may be held constant, and that of log det Sigma, Sigma^-1, is computed as such.
 """
 
 from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.failure import check_finite, check_positive
-from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, ridge_split, split, subtract_product
+from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
 from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
 
 import mxnet as mx
+import numpy as np
+from mxnet import autograd
 
 
 class LowRank(Structure):
@@ -56,8 +62,15 @@ class LowRank(Structure):
 
     @computed_once
     def _parts(self):
-        """W as a sum, twice (B'..., D, r)."""
+        """W, in float32 as a sum, each (B'..., D, r)."""
+        if namespace(self.factor) is mx.nd and self.factor.dtype == np.float64:
+            return (self.factor,)
         return split(self.factor)
+
+    @computed_once
+    def _held(self):
+        """The same of arrays that pass no gradient on."""
+        return LowRank(linalg.constant(self.factor), linalg.constant(self.diagonal), self._rank)
 
     def root(self):
         """[W, diag(sqrt d)], (B'..., D, r + D)."""
@@ -71,20 +84,28 @@ class LowRank(Structure):
 
     def whitening(self):
         """r -> [y - V a, a]."""
-        if not self.refine:
-            return RowMap(_whiten_in_float64, *self._scaled())
         return RowMap(_whiten, *self._scaled(), *self._parts())
+
+    def measuring(self):
+        """r -> [y - V a, a], with a held constant in gradients."""
+        if not self._is_recorded():
+            return self.whitening()
+        return RowMap(_measure, *self._held()._scaled(), self._deviations(), *self._parts())
 
     def coloring(self):
         """[noise_r, noise_D] -> W noise_r + sqrt(d) noise_D."""
-        deviations = namespace(self.diagonal).sqrt(self.diagonal)
-        return RowMap(self._color, linalg.as_row(deviations), self.factor)
+        return RowMap(self._color, self._deviations(), self.factor)
 
     @computed_once
     def log_det(self):
-        """Sum of log d, plus 2 sum log L_ii, (B'...)."""
-        F = namespace(self.factor)
-        return add(F.sum(F.log(self.diagonal), axis=-1), 2 * linalg.log_abs_det(self._scaled()[2]))
+        """Sum of log d, plus 2 sum log L_ii, (B'...). Its gradient is Sigma^-1."""
+        if not self._is_recorded():
+            return self._log_det()
+        F, held = namespace(self.factor), self._held()
+        of_factor = multiply(self.factor, 2 * held._inverse_times_factor())
+        of_diagonal = multiply(self.diagonal, linalg.constant(held.inverse_diagonal()))
+        surrogate = add(F.sum(of_factor, axis=(-2, -1)), F.sum(of_diagonal, axis=-1))
+        return held._log_det() + (surrogate - linalg.constant(surrogate))
 
     def variance(self):
         """Sum of W^2 over its columns, plus d, (B'..., D)."""
@@ -134,6 +155,24 @@ class LowRank(Structure):
         )
         return RowMap(_regress, deviations, scaled, ridge, loadings), remaining
 
+    def _is_recorded(self):
+        """Whether a gradient may be wanted; of Symbols it is not known."""
+        return namespace(self.factor) is mx.sym or autograd.is_recording()
+
+    def _deviations(self):
+        """sqrt(d) as a row, (B'..., 1, D)."""
+        return linalg.as_row(namespace(self.diagonal).sqrt(self.diagonal))
+
+    def _log_det(self):
+        F = namespace(self.factor)
+        return add(F.sum(F.log(self.diagonal), axis=-1), 2 * linalg.log_abs_det(self._scaled()[2]))
+
+    def _inverse_times_factor(self):
+        """Sigma^-1 W = diag(d)^-1/2 V C^-1, (B'..., D, r)."""
+        deviations, scaled, ridge = self._scaled()
+        solved = linalg.solve_upper(ridge, linalg.solve_lower(ridge, scaled))
+        return linalg.scale_rows(solved, 1 / namespace(self.diagonal).sqrt(self.diagonal))
+
     def noise_size(self, dim):
         """r + D."""
         return self._columns() + dim
@@ -155,14 +194,18 @@ class LowRank(Structure):
         return linalg.multiply(factor, common) + linalg.multiply_entries(deviations, own)
 
 
-def _whiten(deviations, scaled, ridge, leading, rest, rows):
+def _whiten(deviations, scaled, ridge, *parts_and_rows):
+    *parts, rows = parts_and_rows
     coefficients = ridge_coefficients(scaled, ridge, linalg.divide_entries(deviations, rows))
-    remainder = linalg.divide_entries(deviations, subtract_product(leading, rest, coefficients, rows))
+    remainder = linalg.divide_entries(deviations, subtract_product(parts, coefficients, rows))
     return namespace(rows).concat(remainder, coefficients, dim=-1)
 
 
-def _whiten_in_float64(deviations, scaled, ridge, rows):
-    coefficients, remainder = ridge_split(scaled, ridge, linalg.divide_entries(deviations, rows))
+def _measure(held_deviations, scaled, ridge, deviations, *parts_and_rows):
+    *parts, rows = parts_and_rows
+    held = linalg.divide_entries(held_deviations, linalg.constant(rows))
+    coefficients = ridge_coefficients(scaled, ridge, held)
+    remainder = linalg.divide_entries(deviations, subtract_product(parts, coefficients, rows))
     return namespace(rows).concat(remainder, coefficients, dim=-1)
 
 

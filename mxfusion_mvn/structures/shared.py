@@ -37,6 +37,10 @@ class Shared(Structure):
         """That of the structure, on the rows."""
         return _OnRows(self.structure.whitening())
 
+    def measuring(self):
+        """That of the structure, on the rows."""
+        return _OnRows(self.structure.measuring())
+
     def coloring(self):
         """That of the structure, on the rows."""
         return _OnRows(self.structure.coloring())

@@ -151,6 +151,14 @@ class Structure(ABC):
         """
         return self._factored().whitening()
 
+    def measuring(self):
+        """
+        As :meth:`whitening`, for z^T z alone: only its gradient need be right, not those of the entries of z.
+
+        :returns: a :class:`RowMap` from (..., D) to (..., any size).
+        """
+        return self.whitening()
+
     def log_det(self):
         """
         log det Sigma; of a singular Sigma the log of the product of its positive eigenvalues.
@@ -184,8 +192,7 @@ class Structure(ABC):
         :returns: (B'..., D).
         """
         identity = linalg.identity_like(self.template())
-        F = namespace(identity)
-        return F.sum(F.square(self.whitening().on_rows(identity)), axis=-1)
+        return linalg.squared_norm(self.measuring().on_rows(identity))
 
     def diagonal_and_root(self):
         """
@@ -379,6 +386,15 @@ class Structure(ABC):
         :returns: (broadcast of B' and B..., any size).
         """
         return self.whitening()(residual)
+
+    def distance(self, residual):
+        """
+        r^T Sigma^-1 r.
+
+        :param residual: r (B..., D).
+        :returns: (broadcast of B' and B...), (1,) for a single one.
+        """
+        return linalg.squared_norm(self.measuring()(residual))
 
     def color(self, noise):
         """

@@ -75,6 +75,7 @@ def expected_results(reference, residual):
         "log_det": (log_det, log_size),
         "entropy": (0.5 * (log_det + reference.rank * (1 + LOG_2PI)), log_size),
         "whiten": (squared, dim),
+        "distance": (squared, dim),
         "log_pdf": (np.atleast_1d(reference.log_pdf(residual)), squared + log_size),
     }
     if dim > 1:

@@ -145,6 +145,7 @@ def _results(structure, residual, noise, identity):
         "log_det": structure.log_det(),
         "entropy": standard.entropy(),
         "whiten": F.sum(F.square(structure.whiten(residual)), axis=-1),
+        "distance": structure.distance(residual),
         "log_pdf": standard.log_pdf(residual),
         "color": structure.color(noise),
     }
