@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Structures that are built directly refuse what makes no covariance, by name, before a number comes of it."""
+
+import re
+
+from mxfusion_mvn import Gaussian, OnFailure, structures
+from mxfusion_mvn.failure import NotPositiveDefiniteError
+
+import mxnet as mx
+import numpy as np
+import pytest
+from host import nd
+from mxnet import autograd
+
+Dense, Precision, Cholesky, Diagonal = structures.Dense, structures.Precision, structures.Cholesky, structures.Diagonal
+LowRank, ScaledCorrelation, Singular = structures.LowRank, structures.ScaledCorrelation, structures.Singular
+Kronecker, Shared = structures.Kronecker, structures.Shared
+
+EYE = np.eye(2)
+ONES = np.ones(2)
+COLUMN = np.ones((2, 1))
+SKEW = np.array([[1.0, 0.9], [0.0, 1.0]])
+
+# Each array of each structure: its right value, and the structure of it, the other arrays being right.
+MATRICES = {
+    "covariance": (EYE, Dense),
+    "precision": (EYE, Precision),
+    "scale_tril": (EYE, Cholesky),
+    "covariance of Singular": (EYE, lambda x: Singular(x, tolerance=1e-4)),
+    "correlation": (EYE, lambda x: ScaledCorrelation(like(ONES, x), x)),
+    "correlation_tril": (EYE, lambda x: ScaledCorrelation(like(ONES, x), correlation_tril=x)),
+}
+VECTORS = {
+    "variances": (ONES, Diagonal),
+    "diagonal": (ONES, lambda x: LowRank(like(COLUMN, x), x)),
+    "standard_deviations": (ONES, lambda x: ScaledCorrelation(x, like(EYE, x))),
+}
+FACTORS = {"factor": (COLUMN, lambda x: LowRank(x, like(ONES, x)))}
+EVERY = {**MATRICES, **VECTORS, **FACTORS}
+SYMMETRIC = ["covariance", "precision", "covariance of Singular", "correlation"]
+DTYPES = ["float32", "float64"]
+
+
+def like(value, other):
+    """An array beside which only the other one is wrong."""
+    dtype = getattr(other, "dtype", "float32")
+    return nd(value, dtype if dtype in (np.float32, np.float64) else "float32")
+
+
+def argument(name):
+    return name.split(" of ")[0]
+
+
+def evaluated(structure):
+    return Gaussian(covariance=structure).log_pdf(like(np.zeros(2), next(structure.parameters()))).asnumpy()
+
+
+def refuses(call, message, error=ValueError):
+    with pytest.raises(error, match=re.escape(message)):
+        call()
+    mx.nd.waitall()  # nothing is left that would fail at the next reader
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_right_values_are_taken(name, dtype):
+    value, build = EVERY[name]
+    assert np.isfinite(evaluated(build(nd(value, dtype)))).all()
+
+
+WRONG_TYPES = {
+    "NumPy": (lambda value: value, "got a ndarray; expected an NDArray or a Symbol"),
+    "list": (lambda value: value.tolist(), "got a list; expected an NDArray or a Symbol"),
+    "number": (lambda value: 1.0, "got a float; expected an NDArray or a Symbol"),
+    "None": (lambda value: None, "got a NoneType; expected an NDArray or a Symbol"),
+    "text": (lambda value: "x", "got a str; expected an NDArray or a Symbol"),
+    "structure": (lambda value: Diagonal(nd(ONES)), "got a Diagonal; expected an NDArray or a Symbol"),
+    "float16": (lambda value: nd(value, "float16"), "got dtype float16; expected float32 or float64"),
+    "int32": (lambda value: nd(value, "int32"), "got dtype int32; expected float32 or float64"),
+    "int64": (lambda value: nd(value, "int64"), "got dtype int64; expected float32 or float64"),
+    "uint8": (lambda value: nd(value, "uint8"), "got dtype uint8; expected float32 or float64"),
+    "mx.np": (lambda value: mx.np.array(value), "got an mx.np array; expected one of MXNet's classic arrays"),
+    "sparse": (
+        lambda value: nd(value.reshape(2, -1)).tostype("csr"),
+        "got a sparse CSRNDArray; expected a dense array",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_TYPES)
+@pytest.mark.parametrize("name", EVERY)
+def test_other_types_and_dtypes(name, kind):
+    value, build = EVERY[name]
+    wrong, message = WRONG_TYPES[kind]
+    if "correlation" in name and kind == "None":
+        message = "`correlation` and `correlation_tril`: got neither; expected exactly one of them"
+    else:
+        message = f"`{argument(name)}`: {message}"
+    refuses(lambda: build(wrong(value)), message)
+
+
+SHAPES = {
+    "covariance": [(2, 3), (2,), (3, 2, 1)],
+    "precision": [(2, 3), (2,), (3, 2, 1)],
+    "scale_tril": [(2, 3), (2,), (3, 2, 1)],
+    "covariance of Singular": [(2, 3), (2,)],
+    "correlation": [(2, 3), (2,)],
+    "correlation_tril": [(2, 3), (2,)],
+    "factor": [(2,)],
+}
+
+
+@pytest.mark.parametrize(("name", "shape"), [(name, shape) for name in SHAPES for shape in SHAPES[name]])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_other_shapes(name, shape, dtype):
+    _, build = EVERY[name]
+    axes = "D, r" if name == "factor" else "D, D"
+    refuses(lambda: build(nd(np.ones(shape), dtype)), f"`{argument(name)}`: got shape {shape}; expected (..., {axes})")
+
+
+TOGETHER = {
+    "other D of a diagonal": (
+        lambda: LowRank(nd(COLUMN), nd(np.ones(3))),
+        "`diagonal`: got shape (3,); expected (..., 2)",
+    ),
+    "other rows of a diagonal": (
+        lambda: LowRank(nd(np.ones((4, 2, 1))), nd(np.ones((3, 2)))),
+        "`diagonal`: got shape (3, 2) beside `factor` of shape (4, 2, 1); expected leading axes that are equal or 1",
+    ),
+    "other dtype of a diagonal": (
+        lambda: LowRank(nd(COLUMN, "float32"), nd(ONES, "float64")),
+        "`diagonal`: got dtype float64; expected float32, as the other arrays",
+    ),
+    "a Symbol beside an NDArray": (
+        lambda: LowRank(nd(COLUMN), mx.sym.Variable("d")),
+        "`diagonal`: got a Symbol beside a NDArray; expected one kind of array",
+    ),
+    "other rank": (
+        lambda: LowRank(nd(COLUMN), nd(ONES), rank=2),
+        "`rank`: got 2; expected 1, the columns of the factor",
+    ),
+    "no rank": (lambda: LowRank(nd(COLUMN), nd(ONES), rank=0), "`rank`: got 0; expected a positive integer"),
+    "other D of deviations": (
+        lambda: ScaledCorrelation(nd(np.ones(3)), nd(EYE)),
+        "`standard_deviations`: got shape (3,); expected (..., 2)",
+    ),
+    "other dtype of deviations": (
+        lambda: ScaledCorrelation(nd(ONES, "float64"), nd(EYE, "float32")),
+        "`standard_deviations`: got dtype float64; expected float32, as the other arrays",
+    ),
+    "row of Kronecker": (lambda: Kronecker(nd(EYE), Dense(nd(EYE))), "`row`: got a NDArray; expected a structure"),
+    "column of Kronecker": (lambda: Kronecker(Dense(nd(EYE)), EYE), "`column`: got a ndarray; expected a structure"),
+    "dtypes of Kronecker": (
+        lambda: Kronecker(Dense(nd(EYE, "float32")), Dense(nd(EYE, "float64"))),
+        "`column`: got dtype float64; expected float32, as the other arrays",
+    ),
+    "Shared": (lambda: Shared(nd(EYE)), "`structure`: got a NDArray; expected a structure"),
+    "policy of Dense": (lambda: Dense(nd(EYE), "jitter"), "`on_failure`: got 'jitter'; expected an OnFailure or None"),
+    "policy of Precision": (lambda: Precision(nd(EYE), True), "`on_failure`: got True; expected an OnFailure or None"),
+    "rank of Singular": (
+        lambda: Singular(nd(EYE), rank=3),
+        "`rank`: got 3; expected at most 2, the size of the matrix",
+    ),
+    "tolerance": (lambda: Singular(nd(EYE), tolerance=2), "`tolerance`: got 2; expected a number from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", TOGETHER)
+def test_what_does_not_fit_together(case):
+    refuses(*TOGETHER[case])
+
+
+VALUES = [
+    *(
+        (name, [1.0, bad], f"`{name}` has an entry of {bad:.6g}; expected positive numbers")
+        for name in VECTORS
+        for bad in (-1.0, 0.0)
+    ),
+    *(
+        (name, [1.0, bad], f"`{name}` is {bad} at index (1,); expected finite")
+        for name in VECTORS
+        for bad in (np.nan, np.inf)
+    ),
+    ("factor", [[1.0], [np.nan]], "`factor` is nan at index (1, 0); expected finite numbers"),
+    ("scale_tril", [[1.0, 0.0], [1.0, 0.0]], "`scale_tril` is singular: its diagonal is 0 at position 1"),
+    ("scale_tril", [[1.0, 0.0], [np.nan, 1.0]], "`scale_tril` is nan at index (1, 0); expected finite numbers"),
+    ("correlation_tril", [[1.0, 0.0], [1.0, 0.0]], "`correlation_tril` is singular: its diagonal is 0 at position 1"),
+]
+
+
+def wrapped(structure, kind):
+    return {
+        "itself": lambda: structure,
+        "shared": lambda: Shared(structure),
+        "row": lambda: Kronecker(structure, structures.Diagonal(like(np.ones(1), next(structure.parameters())))),
+    }[kind]()
+
+
+@pytest.mark.parametrize(("name", "value", "message"), VALUES, ids=str)
+@pytest.mark.parametrize("kind", ["itself", "shared", "row"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_values_that_make_no_covariance(name, value, message, kind, dtype):
+    structure = wrapped(EVERY[name][1](nd(value, dtype)), kind)
+    refuses(lambda: Gaussian(covariance=structure), message, NotPositiveDefiniteError)
+    with autograd.record():
+        Gaussian(covariance=structure)
+    Gaussian(covariance=structure, on_failure=None)
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3)])
+@pytest.mark.parametrize("name", SYMMETRIC)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_asymmetric_matrices(name, leading, dtype):
+    value = np.broadcast_to(EYE, (*leading, 2, 2)).copy()
+    worst = tuple(size - 1 for size in leading)
+    value[worst] = SKEW
+    structure = EVERY[name][1](nd(value, dtype))
+    where = (
+        f"{np.asarray(0.9, dtype)} at index {(*worst, 0, 1)} but 0.0 at {(*worst, 1, 0)}; expected a symmetric matrix"
+    )
+    refuses(lambda: Gaussian(covariance=structure), f"`{argument(name)}`: got {where}")
+    with autograd.record():
+        Gaussian(covariance=structure)
+    Gaussian(covariance=structure, on_failure=None)
+
+
+@pytest.mark.parametrize("form", ["covariance", "precision"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_asymmetric_matrices_given_to_gaussian(form, dtype):
+    value = nd(SKEW, dtype)
+    refuses(
+        lambda: Gaussian(**{form: value}), f"`{form}`: got {np.asarray(0.9, dtype)} at index (0, 1) but 0.0 at (1, 0)"
+    )
+    refuses(lambda: Gaussian(**{form: value}, on_failure=OnFailure("jitter")), "expected a symmetric matrix")
+    Gaussian(**{form: value}, on_failure=None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_symmetric_up_to_rounding_is_taken(dtype, rng):
+    root = nd(rng.normal(size=(5, 5)), dtype)
+    covariance = mx.nd.dot(root, root.T) + mx.nd.eye(5, dtype=dtype)
+    covariance[0, 1] *= 1 + 4 * np.finfo(dtype).eps
+    assert np.isfinite(Gaussian(covariance=covariance).log_pdf(mx.nd.zeros(5, dtype=dtype)).asnumpy()).all()
+
+
+def test_symbols_are_not_looked_at():
+    symbol = mx.sym.Variable("x")
+    for structure in (Dense(symbol), Precision(symbol), Cholesky(symbol), Diagonal(symbol), LowRank(symbol, symbol)):
+        Gaussian(mx.sym.Variable("mean"), structure)
