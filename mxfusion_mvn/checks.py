@@ -8,6 +8,7 @@ expected and what to do next; it is raised as the host's own ``ModelSpecificatio
 import warnings
 
 import numpy as np
+from mxfusion import Model
 from mxfusion.common.exceptions import ModelSpecificationError
 
 FLOAT_DTYPES = ("float32", "float64")
@@ -24,6 +25,22 @@ def refuse(argument, got, expected, remedy):
     :raises ModelSpecificationError: always.
     """
     raise ModelSpecificationError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
+
+
+def check_name(name):
+    """
+    Refuse a name that MXFusion's models have for something else.
+
+    :param name: that of a variable, or None.
+    :raises ModelSpecificationError: if models have an attribute of this name.
+    """
+    if name == "name" or name is not None and hasattr(Model, name):
+        refuse(
+            name,
+            "a variable of this name",
+            "another name, because MXFusion's models have an attribute of this one",
+            f"Write model.{name}_ = ..., for example.",
+        )
 
 
 def check_floating(argument, dtype):

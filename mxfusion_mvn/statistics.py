@@ -139,8 +139,9 @@ def compress(rows, centre=0.0):
     if len(rows) <= rows.shape[1]:
         return rows.astype("float64") - centre
     kept = np.zeros((0, rows.shape[1]))
-    for start in range(0, len(rows), _CHUNK):
-        kept = np.linalg.qr(np.concatenate([kept, rows[start : start + _CHUNK] - centre]), mode="r")
+    with np.errstate(invalid="ignore"):  # of infinity comes NaN, which is told of where the loss is read
+        for start in range(0, len(rows), _CHUNK):
+            kept = np.linalg.qr(np.concatenate([kept, rows[start : start + _CHUNK] - centre]), mode="r")
     return kept
 
 

@@ -92,7 +92,7 @@ class Reading(MAP):
 
 def test_the_optimizer_goes_on_where_only_the_last_batch_cannot_be_compiled():
     model = vectors().model
-    with not_compiled("reads the value"):
+    with not_compiled("reads the value of an array that depends on the rows of a batch"):
         compiled = fitted(CompiledMinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6)
     assert_close_parameters(compiled, fitted(MinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6), 1e-6)
 

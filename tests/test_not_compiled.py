@@ -162,7 +162,10 @@ TREACHEROUS = {
         lambda: overridden(counting(lambda loss, n: loss if n > 1 else loss.sin().exp()))(),
     ),
     "array filled by Python": ("changes from one evaluation", lambda: overridden(refilled())()),
-    "value read": ("reads the value", overridden(lambda loss, variables: loss * float(loss.asscalar() > 0) + loss)),
+    "value read": (
+        "reads the value of an array that depends on parameters or noise",
+        overridden(lambda loss, variables: loss * float(loss.asscalar() > 0) + loss),
+    ),
     "value read through NumPy": (
         "reads the value",
         overridden(lambda loss, variables: loss * nd(loss.asnumpy(), "float32")),

@@ -130,7 +130,9 @@ class VectorDistribution(Distribution):
 
     @ModelComponent.graph.setter
     def graph(self, graph):
-        """Attach to a graph, unless a model was given the factor where it needs the random variable."""
+        """Attach to a graph, unless a model was given the factor where it needs the random variable, or a bad name."""
+        if graph is not None and self._successors:
+            self._check_name(graph)
         if graph is not None and self.name is not None and not self._successors:
             name, self.name = self.name, None
             raise ModelSpecificationError(
@@ -138,6 +140,14 @@ class VectorDistribution(Distribution):
                 f"Write model.{name} = {type(self).__name__}(..., shape=(N, D))."
             )
         ModelComponent.graph.fset(self, graph)
+
+    def _check_name(self, graph):
+        variable = self._successors[0][1]
+        try:
+            checks.check_name(variable.name)
+        except ModelSpecificationError:
+            graph.remove_node(variable)  # MXFusion has put it there, and would now find that it cannot be set
+            raise
 
     def log_pdf(self, F, variables, targets=None):
         """
@@ -154,12 +164,12 @@ class VectorDistribution(Distribution):
         try:
             log_pdf = self._total(variables, **arrays) if summed else self.log_pdf_impl(F=F, **arrays)
         except NotFiniteError:
-            # NaN in the data is worth more to know than the NaN it made of a learned matrix. After any other failure
-            # MXNet hands out garbage, also for the data.
-            self._refuse_nan(variables)
+            # What is wrong with the data is worth more to know than the NaN it made of a learned matrix. After any
+            # other failure MXNet hands out garbage, also for the data.
+            self._refuse_data(variables)
             raise
-        if self._policy() is not None:
-            self._refuse_nan(variables)
+        if self._policy() is not None and self._is_nan(variables):
+            self._refuse_data(variables)
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -308,17 +318,22 @@ class VectorDistribution(Distribution):
                 "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
             )
 
-    def _refuse_nan(self, variables):
-        """Refuse NaN in the random variable, or in data that depend on it: those made it NaN, not the other way."""
+    def _is_nan(self, variables):
+        return not self.MAY_BE_NAN and np.isnan(variables[self.outputs[0][1].uuid].asnumpy()).any()
+
+    def _refuse_data(self, variables):
+        """Refuse what is not finite in the data that depend on the random variable, whose fault it is, or in itself."""
         own = self.outputs[0][1]
-        if self.MAY_BE_NAN or not np.isnan(variables[own.uuid].asnumpy()).any():
-            return
         for variable in [*_leaves_after(self, variables), own]:
-            bad = np.argwhere(np.isnan(variables[variable.uuid].asnumpy()))
-            if len(bad) and not getattr(variable.factor, "MAY_BE_NAN", False):
-                index = tuple(int(i) for i in bad[0][1:])
-                remedy = getattr(variable.factor, "NAN_REMEDY", NAN_REMEDY)
-                raise InferenceError(f"`{variable.name}` is nan at index {index}; expected numbers. {remedy}")
+            value = variables[variable.uuid].asnumpy()
+            may_be_nan = getattr(variable.factor, "MAY_BE_NAN", False)
+            bad = np.argwhere(np.isinf(value) if may_be_nan else ~np.isfinite(value))
+            if len(bad):
+                found, index = value[tuple(bad[0])], tuple(int(i) for i in bad[0][1:])
+                remedy = _remedy(variable, found)
+                raise InferenceError(
+                    f"`{variable.name}` is {found} at index {index}; expected finite numbers. {remedy}"
+                )
 
     def _check_positive(self, name, array):
         value = check_finite(array, self._full_name(name), event_axes=1)
@@ -368,6 +383,13 @@ def _leaves_after(factor, variables):
                 elif not is_leaf:
                     left.append(variable)
     return found.values()
+
+
+def _remedy(variable, found):
+    """What to do about an entry that is not finite; what others depend on is learned, mostly."""
+    if variable.successors:
+        return "If it is learned, use a smaller learning rate."
+    return getattr(variable.factor, "NAN_REMEDY", NAN_REMEDY) if np.isnan(found) else "Look at the data."
 
 
 def _value(name, variable, variables):

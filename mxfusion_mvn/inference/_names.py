@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What to call the variables of a model: by their names, and those without one by what they feed."""
 
+from mxfusion_mvn.checks import check_name
+
 import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
 
@@ -10,10 +12,11 @@ def check_names(graph):
     Refuse a graph in which two variables have one name: a name that is assigned again keeps the variable before, too.
 
     :param graph: a Model or Posterior.
-    :raises ModelSpecificationError: if there are two.
+    :raises ModelSpecificationError: if there are two, or one has the name of something else in MXFusion's models.
     """
     names = set()
     for variable in graph.variables.values():
+        check_name(variable.name)
         if variable.name is not None and variable.name in names:
             raise ModelSpecificationError(
                 f"`{variable.name}`: got two variables of this name; expected one, because MXFusion keeps both and "

@@ -25,7 +25,6 @@ _REFUSED_CALLS = {
     "MXRandomSeedContext": "the objective seeds the random streams",
     "MXAutogradBackwardEx": "the objective computes gradients of its own",
 }
-_READ = "the objective reads the value of an array that depends on parameters or noise"
 
 
 @contextmanager
@@ -235,6 +234,15 @@ def _traced_filling(trace, fill):
     return hook
 
 
+def _refused_read(trace, method):
+    def hook(array, *args, **kwargs):
+        if trace.is_listening() and trace.holds(array):
+            trace.give_up(f"the objective reads the value of an array that depends on {trace.sources(array)}")
+        return method(array, *args, **kwargs)
+
+    return hook
+
+
 def _refused(why):
     def hook_for(trace, method):
         def hook(array, *args, **kwargs):
@@ -254,10 +262,10 @@ _ARRAY_HOOKS = {
     "_get_nd_basic_indexing": _traced_indexing,
     "detach": _traced_detach,
     "_sync_copyfrom": _traced_filling,
-    "asnumpy": _refused(_READ),
-    "__getstate__": _refused(_READ),
-    "to_dlpack_for_read": _refused(_READ),
-    "to_dlpack_for_write": _refused(_READ),
+    "asnumpy": _refused_read,
+    "__getstate__": _refused_read,
+    "to_dlpack_for_read": _refused_read,
+    "to_dlpack_for_write": _refused_read,
     "as_np_ndarray": _refused("the objective turns an array into one of mx.np"),
     "attach_grad": _refused("the objective attaches a gradient to an array of its own"),
 }

@@ -96,6 +96,22 @@ class Trace:
         entry = self._entries.get(array.handle.value)
         return entry is not None and entry[0].operator != CONSTANT
 
+    def sources(self, array):
+        """
+        What an array depends on.
+
+        :param array: NDArray that the trace holds.
+        :returns: a text.
+        """
+        seen, stack = set(), [self._entry(array)[0]]
+        while stack:
+            node = stack.pop()
+            if node.operator == PARAMETER or node.is_random:
+                return "parameters or noise"
+            stack.extend(source for source, _ in node.inputs if id(source) not in seen)
+            seen.add(id(node))
+        return "the rows of a batch, which are others in each step (missing=True does; CompiledLoop can compile that)"
+
     def give_up(self, reason):
         """
         Say that the trace is of no use, and note no more.
