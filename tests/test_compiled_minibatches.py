@@ -2,6 +2,7 @@
 """The compiled minibatch loop: batches and parameters are those of the loop that does not compile."""
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import create_Gaussian_meanfield
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
 
@@ -12,7 +13,7 @@ from compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, v
 from host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.inference import MAP, GradBasedInference
+from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from runs import map_inference, parameters, stopped, variance_model
 
 
@@ -92,9 +93,28 @@ class Reading(MAP):
 
 def test_the_optimizer_goes_on_where_only_the_last_batch_cannot_be_compiled():
     model = vectors().model
-    with not_compiled("reads the value of an array that depends on the rows of a batch"):
+    with not_compiled("reads the value of an array that depends on parameters or noise"):
         compiled = fitted(CompiledMinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6)
     assert_close_parameters(compiled, fitted(MinibatchLoop(10), Reading(model, [model.Y]), data=ROWS, max_iter=6), 1e-6)
+
+
+@pytest.mark.parametrize("latent", [False, True])
+def test_missing_entries_are_read_from_the_rows_of_a_batch(latent):
+    """They are not compiled, and the reason is the batch, also after something was drawn."""
+    model = Model()
+    model.N = Variable()
+    model.mu = MultivariateNormal(shape=(2,)) if latent else Variable(shape=(2,))
+    model.Y = MultivariateNormal(model.mu, shape=(model.N, 2), missing=True)
+    algorithm = MAP(model, [model.Y])
+    if latent:
+        posterior = create_Gaussian_meanfield(model, [model.Y])
+        algorithm = StochasticVariationalInference(3, model, posterior, [model.Y])
+    data = np.where(np.arange(52).reshape(26, 2) % 5 == 0, np.nan, ROWS[:, :2])
+    with not_compiled(
+        r"reads the value of an array that depends on the rows of a batch, which are others in each step"
+    ):
+        compiled = fitted(CompiledMinibatchLoop(13), algorithm, data=data, max_iter=6)
+    assert_close_parameters(compiled, fitted(MinibatchLoop(13), algorithm, data=data, max_iter=6), 1e-6)
 
 
 def test_a_failed_factorisation_is_said_to_be_of_its_own_iteration():
