@@ -18,11 +18,15 @@ from mxfusion_mvn.arrays import refuse
 from mxfusion_mvn.options import dtype_defect, is_positive, shown
 from mxfusion_mvn.transformations import softplus
 
-from mxnet.gluon import HybridBlock, nn
+import mxnet as mx
+import numpy as np
+from mxnet.gluon import HybridBlock, ParameterDict, nn
 
 # Softplus underflows to 0, and then there is no density. Small enough not to matter, large enough for its inverse, and
 # for the powers of that in a gradient, to be finite in float32.
 _FLOOR = 1e-6
+# Of a vector and of its features: a factor of that size has as many entries as MXNet can count.
+_LARGEST = 2**16 - 1
 
 
 class MultivariateNormalHead(HybridBlock):
@@ -46,7 +50,8 @@ class MultivariateNormalHead(HybridBlock):
     """
 
     def __init__(self, dim, initial_scale=1.0, in_units=0, dtype="float32", prefix=None, params=None):
-        _check(dim, initial_scale, in_units, dtype)
+        _check(dim, initial_scale, in_units, dtype, prefix, params)
+        dtype = "float32" if dtype is None else dtype
         super().__init__(prefix=prefix, params=params)
         self._scale = float(initial_scale)
         # flatten=False: every axis but the last one is a batch axis.
@@ -60,6 +65,31 @@ class MultivariateNormalHead(HybridBlock):
                 if dim > 1
                 else None
             )
+
+    def forward(self, features):
+        """
+        As Gluon's, for features that can be read.
+
+        :param features: h (B..., F), an NDArray or a Symbol.
+        :returns: as :meth:`hybrid_forward`.
+        :raises ValueError: for another kind, dtype or number of features.
+        """
+        self._check_features(features)
+        return super().forward(features)
+
+    def _check_features(self, features):
+        if isinstance(features, mx.sym.Symbol):
+            return
+        if not isinstance(features, mx.nd.NDArray) or isinstance(features, mx.np.ndarray):
+            refuse("features", shown(features), "an NDArray or a Symbol", "Convert it with mx.nd.array(x).")
+        weight = self.mean.weight
+        dtype, size = np.dtype(weight.dtype).name, weight.shape[1]
+        if np.dtype(features.dtype).name != dtype:
+            refuse("features", f"dtype {np.dtype(features.dtype).name}", dtype, f"Write features.astype('{dtype}').")
+        if features.stype != "default":
+            refuse("features", shown(features), "a dense array", "Write features.tostype('default').")
+        if features.ndim < 2 or 0 in features.shape or (size and features.shape[-1] != size):
+            refuse("features", f"shape {features.shape}", f"(B..., {size or 'F'})", "Write x[None] for a single row.")
 
     def hybrid_forward(self, F, features):
         """
@@ -76,16 +106,22 @@ class MultivariateNormalHead(HybridBlock):
         return self.mean(features), scale_tril
 
 
-def _check(dim, initial_scale, in_units, dtype):
+def _check(dim, initial_scale, in_units, dtype, prefix, params):
     for name, count, least, what in (
         ("dim", dim, 1, "It is the size of the vector"),
         ("in_units", in_units, 0, "It is the number of features; leave it out to learn it from the first that come"),
     ):
         if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < least:
             refuse(name, shown(count), f"an integer of at least {least}", f"{what}.")
+        if count > _LARGEST:
+            refuse(name, shown(count), f"an integer of at most {_LARGEST}", f"{what}.")
     if not is_positive(initial_scale):
         what = "It is the standard deviation before training, in the units of the vector."
         refuse("initial_scale", shown(initial_scale), "a positive number", what)
     defect = dtype_defect(dtype)
     if defect is not None:
         refuse("dtype", *defect)
+    if prefix is not None and not isinstance(prefix, str):
+        refuse("prefix", shown(prefix), "a string or None", "Leave it out.")
+    if params is not None and not isinstance(params, ParameterDict):
+        refuse("params", shown(params), "a ParameterDict of Gluon or None", "Leave it out.")

@@ -55,6 +55,8 @@ class PartlyObserved:
         value = arrays.as_array("value", value, gaussian.mean, gaussian.structure.dim())
         if on_failure is not None and not isinstance(on_failure, OnFailure):
             arrays.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+        if 0 in value.shape:
+            arrays.refuse("value", f"shape {value.shape}", "at least one row", "Check how it is computed.")
         leading = broadcast_shapes(gaussian.mean.shape[:-1], gaussian.structure.leading())
         own = leading[max(0, len(leading) - value.ndim + 1) :]
         if any(size not in (1, rows) for size, rows in zip(reversed(own), reversed(value.shape[:-1]))):

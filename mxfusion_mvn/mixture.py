@@ -55,8 +55,9 @@ def responsibilities(value, weights, components):
     :returns: NDArray (B..., K), summing to one, however far the value is from all components. Float32 arrays are
         computed in float64. NaN off the support of all components, where they are singular.
     """
+    value, weights, components = _checked(value, weights, components)
     dtype = components.mean.dtype
-    value, weights, components = _widened(*_checked(value, weights, components))
+    value, weights, components = _widened(value, weights, components)
     if is_singular(components.structure):
         _, terms = _terms(value, weights, components)
     else:
@@ -111,7 +112,9 @@ def _log_ratios(value, weights, components):
     structure = components.structure.for_one_computation()
     value, mean = value.expand_dims(-2), components.mean
     joint = constant(add(Gaussian(mean, structure).log_pdf(value), mx.nd.log(weights)))
-    is_nearest = mx.nd.one_hot(mx.nd.argmax(joint, axis=-1), joint.shape[-1], dtype=joint.dtype).expand_dims(-1)
+    # MXNet gives the position in a single vector an axis of its own.
+    is_nearest = mx.nd.one_hot(mx.nd.argmax(joint, axis=-1), joint.shape[-1], dtype=joint.dtype)
+    is_nearest = is_nearest.reshape(joint.shape + (1,))
 
     def of_nearest(array):
         return mx.nd.sum(multiply(array, is_nearest), axis=-2, keepdims=True)

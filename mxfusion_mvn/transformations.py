@@ -61,10 +61,12 @@ def inverse_softplus(y):
     :param y: positive NDArray or Symbol, any shape.
     :returns: of the shape and dtype of *y*. Softplus of it is y within about |log y| + 1 units in
         the last place, because raw numbers lie no denser.
-    :raises ModelSpecificationError: for what is not an NDArray or a Symbol.
+    :raises ModelSpecificationError: for what is not an NDArray or a Symbol, and entries that are not positive.
     """
     check_array("y", y)
     F = namespace(y)
+    if F is mx.nd:
+        checks.check_positive("y", y.asnumpy())
     return y + F.log(-F.expm1(-y))
 
 

@@ -825,6 +825,16 @@ def test_responsibilities_far_from_all_components(shared, variances, recorded, d
     assert_close(got, expected, rtol=0, atol=10 * TOLERANCE[dtype]["atol"])
 
 
+@pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3)], ids=str)
+@pytest.mark.parametrize("count", [1, 3])
+def test_responsibilities_have_the_leading_axes_of_the_value(count, leading, dtype, rng):
+    value, means, weights = rng.normal(size=(*leading, 2)), rng.normal(size=(count, 2)), rng.dirichlet(np.ones(count))
+    components = Gaussian(nd(means, dtype), covariance=nd(np.eye(2)[None], dtype))
+    got = mixture.responsibilities(nd(value, dtype), nd(weights, dtype), components)
+    terms = np.log(weights) + norm.logpdf(value[..., None, :], means).sum(axis=-1)
+    assert_close(got, np.exp(terms - logsumexp(terms, axis=-1, keepdims=True)), **TOLERANCE[dtype])
+
+
 def test_responsibilities_have_gradients(rng):
     value, mean = rng.normal(size=(5, 2)) * np.array([[1.0], [1.0], [1.0], [4.0], [4.0]]), rng.normal(size=(3, 2))
     matrices, weights = oracles.random_spd(rng, (3,), 2, condition=4), np.array([0.2, 0.3, 0.5])

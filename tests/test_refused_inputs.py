@@ -183,6 +183,10 @@ REFUSED = [
         "`components`: got a NoneType; expected a Gaussian",
     ),
     (
+        lambda: mixture.responsibilities(nd(np.ones(3)), nd([0.5, 0.5]), b"x"),
+        "`components`: got a bytes; expected a Gaussian",
+    ),
+    (
         lambda: mixture.log_pdf(nd(SHARES, "float32"), nd([1.0], "float32"), VALUES["Gaussian"]()),
         "`components`: got a single Gaussian; expected leading axes",
     ),

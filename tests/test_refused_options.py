@@ -5,6 +5,8 @@ import mxfusion_mvn
 from mxfusion_mvn import bijections, functions, inference
 from mxfusion_mvn.gluon import MultivariateNormalHead
 from mxfusion_mvn.inference.map import MAP
+from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.transformations import inverse_softplus
 
 import mxnet as mx
 import numpy as np
@@ -138,7 +140,8 @@ def test_what_is_no_inference_is_refused(function, value):
 
 @pytest.mark.parametrize("function", ["summary", "to_arviz", "LaplaceApproximation", "unconstrained_gaussian"])
 def test_an_inference_without_values_is_refused(function):
-    with pytest.raises(InferenceError, match="`inference`: got one without values; expected a finished one"):
+    argument = "map_inference" if function == "LaplaceApproximation" else "inference"
+    with pytest.raises(InferenceError, match=f"`{argument}`: got one without values; expected a finished one"):
         getattr(inference, function)(_inference())
 
 
@@ -173,6 +176,28 @@ REFUSED = [
     (lambda: MultivariateNormalHead(2, "x"), "`initial_scale`: got 'x'; expected a positive number"),
     (lambda: MultivariateNormalHead(2, None), "`initial_scale`: got None; expected a positive number"),
     (lambda: MultivariateNormalHead(2, in_units=-1), "`in_units`: got -1; expected an integer of at least 0"),
+    (lambda: MultivariateNormalHead(2**17), "`dim`: got 131072; expected an integer of at most 65535"),
+    (lambda: MultivariateNormalHead(2, prefix=3), "`prefix`: got 3; expected a string or None"),
+    (lambda: MultivariateNormalHead(2, params=[3]), "`params`: got a list; expected a ParameterDict"),
+    (lambda: _head()(np.ones((3, 4))), "`features`: got a ndarray; expected an NDArray or a Symbol"),
+    (lambda: _head()(None), "`features`: got None; expected an NDArray or a Symbol"),
+    (lambda: _head()(mx.np.ones((3, 4))), "`features`: got a ndarray; expected an NDArray or a Symbol"),
+    (lambda: _head()(mx.nd.ones((3, 4), dtype="int32")), "`features`: got dtype int32; expected float32"),
+    (lambda: _head()(mx.nd.ones((3, 4)).tostype("csr")), "`features`: got a CSRNDArray; expected a dense array"),
+    (lambda: _head()(mx.nd.ones(4)), r"`features`: got shape \(4,\); expected \(B..., 4\). Write x\[None\]"),
+    (lambda: _head()(mx.nd.ones((3, 5))), r"`features`: got shape \(3, 5\); expected \(B..., 4\)"),
+    (lambda: _head(in_units=0)(mx.nd.ones(4)), r"`features`: got shape \(4,\); expected \(B..., F\)"),
+    (lambda: inference.Plateau()(None), r"`losses`: got None; expected an array \(iterations,\)"),
+    (lambda: inference.Plateau()(np.ones((2, 2))), r"`losses`: got a ndarray; expected an array \(iterations,\)"),
+    (lambda: inference.RunRecord([1.0], 0.1, "error", ""), "`loss`: got a list; expected a NumPy array of numbers"),
+    (lambda: inference.RunRecord(np.ones(2), "x", "error", ""), "`seconds`: got 'x'; expected a number"),
+    (lambda: declare("Wishart", scale=np.zeros((0, 2, 2))), r"`scale`: got shape \(0, 2, 2\); expected at least one"),
+    (lambda: declare("MultivariateNormal", mean=np.zeros((0, 2))), r"`mean`: got shape \(0, 2\); expected at least"),
+    (lambda: PartlyObserved(_gaussian(), np.zeros((0, 2))), r"`value`: got shape \(0, 2\); expected at least one row"),
+    (
+        lambda: inverse_softplus(mx.nd.array([1.0, -3.0])),
+        r"`y`: got -3.0 at index \(1,\) .*; expected positive numbers",
+    ),
     (lambda: MultivariateNormalHead(2, in_units="x"), "`in_units`: got 'x'; expected an integer of at least 0"),
 ]
 NO_SCALINGS = {
@@ -184,6 +209,16 @@ NO_SCALINGS = {
     "negative": lambda: {model().X: -2.0},
     "NaN": lambda: {model().X: float("nan")},
 }
+
+
+def _head(in_units=4):
+    head = MultivariateNormalHead(2, in_units=in_units)
+    head.initialize()
+    return head
+
+
+def _gaussian():
+    return mxfusion_mvn.Gaussian(mx.nd.zeros(2), variance=mx.nd.ones(2))
 
 
 def _trained_summary(num_samples):

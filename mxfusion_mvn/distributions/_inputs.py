@@ -51,6 +51,8 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
     if array is None and value.type == VariableType.FUNCVAR:
         return value  # the host gives function outputs the shape (1,), whatever they are
     shape = value.shape if array is None else array.shape
+    if 0 in shape:
+        checks.refuse(name, f"shape {checks.show_shape(shape)}", "at least one entry", "Check how it is computed.")
     if len(letters) > 1:
         checks.check_matrix(name, shape, square=letters[-1] == letters[-2])
     if array is None:

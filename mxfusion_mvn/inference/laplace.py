@@ -13,7 +13,7 @@ import math
 import warnings
 
 from mxfusion_mvn.bijections import Real
-from mxfusion_mvn.inference._arguments import check_inference, refuse
+from mxfusion_mvn.inference._arguments import check_finished, refuse
 from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
@@ -76,7 +76,7 @@ class LaplaceApproximation:
     """
 
     def __init__(self, map_inference, tolerance=None, **data):
-        check_inference("map_inference", map_inference)
+        check_finished("map_inference", map_inference)
         algorithm = map_inference.inference_algorithm
         if not isinstance(algorithm, host.MAP):
             raise InferenceError(

@@ -4,6 +4,7 @@
 A loss is a negative log density or a negative evidence lower bound, in nats.
 """
 
+import numbers
 from typing import NamedTuple, Optional
 
 from mxfusion_mvn.inference._arguments import check_count, refuse
@@ -37,6 +38,10 @@ class RunRecord:
     """
 
     def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None, has_arrived=False):
+        if not isinstance(loss, np.ndarray) or loss.ndim != 1 or loss.dtype.kind not in "fiu":
+            refuse("loss", shown(loss), "a NumPy array of numbers (iterations,)", "Convert it with np.asarray.")
+        if not isinstance(seconds, numbers.Real):
+            refuse("seconds", shown(seconds), "a number", "It is the wall-clock time.")
         self.loss = loss
         self.seconds = seconds
         self.reason = reason
@@ -185,6 +190,8 @@ class Plateau:
         :param losses: NumPy array (iterations,).
         :returns: ``"converged"``, or None to go on.
         """
+        if np.ndim(losses) != 1:
+            refuse("losses", shown(losses), "an array (iterations,)", "Pass record.loss.")
         if len(losses) < 4 * self.window:
             return None
         flat = all(self._is_flat(losses, length) for length in (self.window, 2 * self.window))
