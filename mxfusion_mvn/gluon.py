@@ -88,8 +88,8 @@ class MultivariateNormalHead(HybridBlock):
             refuse("features", f"dtype {np.dtype(features.dtype).name}", dtype, f"Write features.astype('{dtype}').")
         if features.stype != "default":
             refuse("features", shown(features), "a dense array", "Write features.tostype('default').")
-        if features.ndim < 2 or 0 in features.shape or (size and features.shape[-1] != size):
-            refuse("features", f"shape {features.shape}", f"(B..., {size or 'F'})", "Write x[None] for a single row.")
+        if 0 in features.shape or (size and features.shape[-1] != size):
+            refuse("features", f"shape {features.shape}", f"(B..., {size or 'F'})", "The last axis holds one row.")
 
     def hybrid_forward(self, F, features):
         """

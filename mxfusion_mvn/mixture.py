@@ -146,6 +146,9 @@ def _checked(value, weights, components):
     value = arrays.as_array("value", value, components.mean, components.structure.dim())
     weights = arrays.as_array("weights", weights, components.mean)
     _check_leading("value", value.shape[:-1], components)
+    for name, array in (("value", value), ("weights", weights)):
+        if 0 in array.shape:
+            arrays.refuse(name, f"shape {array.shape}", "at least one entry", "Check how it is computed.")
     leading = axes.broadcast_shapes(value.shape[:-1] + (1,), _leading(components))
     _check_weights("weights", weights, leading)
     return value, weights, components

@@ -2,10 +2,11 @@
 """What is no option, no inference, no model: refused by the name of the argument wherever it is passed."""
 
 import mxfusion_mvn
-from mxfusion_mvn import bijections, functions, inference
+from mxfusion_mvn import bijections, functions, inference, mixture
 from mxfusion_mvn.gluon import MultivariateNormalHead
 from mxfusion_mvn.inference.map import MAP
 from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.testing import check_multivariate_normal
 from mxfusion_mvn.transformations import inverse_softplus
 
 import mxnet as mx
@@ -146,9 +147,24 @@ def test_an_inference_without_values_is_refused(function):
 
 
 REFUSED = [
-    (lambda: _trained_summary(num_samples=0), "`num_samples`: got 0; expected an integer of at least 1"),
-    (lambda: _trained_summary(num_samples=2.5), "`num_samples`: got 2.5; expected an integer of at least 1"),
-    (lambda: _trained_summary(num_samples="x"), "`num_samples`: got 'x'; expected an integer of at least 1"),
+    (lambda: _trained_summary(num_samples=1), "`num_samples`: got 1; expected an integer of at least 2"),
+    (lambda: _trained_summary(num_samples=2.5), "`num_samples`: got 2.5; expected an integer of at least 2"),
+    (lambda: _trained_summary(num_samples="x"), "`num_samples`: got 'x'; expected an integer of at least 2"),
+    (
+        lambda: _law_of(mxfusion_mvn.LKJCholesky(shape=(3, 3)), np.ones((7, 3, 3))),
+        r"`random_variable`: got shape \(7, 3, 3\); expected \(3, 3\)",
+    ),
+    (lambda: _mixture().responsibilities(3), "`variables`: got a int; expected a dict from uuids"),
+    (
+        lambda: mixture.responsibilities(np.zeros((0, 2)), mx.nd.ones(1), _gaussian(1)),
+        r"`value`: got shape \(0, 2\); expected at least one entry",
+    ),
+    (lambda: inference.create_Gaussian_fullrank(*_observing(), blocks=3), "`blocks`: got 3; expected a list of lists"),
+    (lambda: inference.create_Gaussian_lowrank(*_observing(), blocks=[3]), "`blocks`: got 3; expected a list of lists"),
+    (
+        lambda: check_multivariate_normal(mxfusion_mvn.MultivariateNormal, conversions={}),
+        "`conversions`: got {}; expected two functions",
+    ),
     (lambda: inference.GradBasedInference(3), "`inference_algorithm`: got 3; expected an algorithm such as MAP"),
     (lambda: _inference(grad_loop=3), r"`grad_loop`: got 3; expected a loop such as CompiledLoop\(\)"),
     (lambda: _inference(constants=[1]), "`constants`: got a list; expected a dict from Variables"),
@@ -184,9 +200,9 @@ REFUSED = [
     (lambda: _head()(mx.np.ones((3, 4))), "`features`: got a ndarray; expected an NDArray or a Symbol"),
     (lambda: _head()(mx.nd.ones((3, 4), dtype="int32")), "`features`: got dtype int32; expected float32"),
     (lambda: _head()(mx.nd.ones((3, 4)).tostype("csr")), "`features`: got a CSRNDArray; expected a dense array"),
-    (lambda: _head()(mx.nd.ones(4)), r"`features`: got shape \(4,\); expected \(B..., 4\). Write x\[None\]"),
+    (lambda: _head()(mx.nd.ones(3)), r"`features`: got shape \(3,\); expected \(B..., 4\). The last axis holds one"),
     (lambda: _head()(mx.nd.ones((3, 5))), r"`features`: got shape \(3, 5\); expected \(B..., 4\)"),
-    (lambda: _head(in_units=0)(mx.nd.ones(4)), r"`features`: got shape \(4,\); expected \(B..., F\)"),
+    (lambda: inference.Plateau()(mx.nd.ones(3)), r"`losses`: got a NDArray; expected an array \(iterations,\)"),
     (lambda: inference.Plateau()(None), r"`losses`: got None; expected an array \(iterations,\)"),
     (lambda: inference.Plateau()(np.ones((2, 2))), r"`losses`: got a ndarray; expected an array \(iterations,\)"),
     (lambda: inference.RunRecord([1.0], 0.1, "error", ""), "`loss`: got a list; expected a NumPy array of numbers"),
@@ -217,8 +233,17 @@ def _head(in_units=4):
     return head
 
 
-def _gaussian():
-    return mxfusion_mvn.Gaussian(mx.nd.zeros(2), variance=mx.nd.ones(2))
+def _gaussian(*leading):
+    return mxfusion_mvn.Gaussian(mx.nd.zeros((*leading, 2)), variance=mx.nd.ones(2))
+
+
+def _law_of(variable, value):
+    inputs = {v.uuid: v.constant.expand_dims(0) for _, v in variable.factor.inputs}
+    return variable.factor.log_pdf(mx.nd, {**inputs, variable.uuid: mx.nd.array(value[None])})
+
+
+def _mixture():
+    return declare("GaussianMixture").factor
 
 
 def _trained_summary(num_samples):

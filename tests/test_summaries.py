@@ -210,5 +210,5 @@ def test_an_algorithm_without_a_posterior_is_refused():
 
 
 def test_no_draws_are_refused(rng):
-    with pytest.raises(InferenceError, match="`num_samples`: got 0; expected an integer of at least 1"):
+    with pytest.raises(InferenceError, match="`num_samples`: got 0; expected an integer of at least 2"):
         summary(exact_inference(rng).inference, num_samples=0)

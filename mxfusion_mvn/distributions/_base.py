@@ -255,7 +255,7 @@ class VectorDistribution(Distribution):
 
     def _check_axes(self, value):
         """Refuse data with other axes than declared: the host compares sizes only as far as both have axes."""
-        name, declared = self.outputs[0][1].name, self.outputs[0][1].shape
+        name, declared = self.outputs[0][1].name or "random_variable", self.outputs[0][1].shape
         got = value.shape[1:]
         # One vector may stand for all rows.
         is_one = 0 < len(got) < len(declared) and got == tuple(declared[-len(got) :])

@@ -11,6 +11,7 @@ from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
 import numpy as np
+from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import VariableType
 
 
@@ -94,7 +95,13 @@ class GaussianMixture(VectorDistribution):
 
         :param variables: dict from uuid to NDArray (S or 1, B..., event), as the host hands it to ``log_pdf``.
         :returns: NDArray (S or 1, B..., K).
+        :raises InferenceError: for anything but such a dict.
         """
+        if not isinstance(variables, dict):
+            raise InferenceError(
+                f"`variables`: got a {type(variables).__name__}; expected a dict from uuids of Variables to NDArrays. "
+                "Write {model.X.uuid: data.expand_dims(0), ...}."
+            )
         arrays = self._arrays(self.inputs + self.outputs, variables)
         value, weights, mean = (arrays.pop(name) for name in ("random_variable", "weights", "mean"))
         return mixture.responsibilities(value, weights, self._components(mean, arrays, value.shape[-1]))

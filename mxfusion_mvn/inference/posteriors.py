@@ -250,8 +250,8 @@ def _known_size(variable, bijection):
 
 def _check_blocks(blocks, latent):
     seen = set()
-    for block in blocks:
-        if isinstance(block, Variable) or not block:
+    for block in blocks if isinstance(blocks, (list, tuple)) else [blocks]:
+        if not isinstance(block, (list, tuple)) or not block:
             checks.refuse("blocks", repr(block), "a list of lists of Variables", "Write blocks=[[a, b], [c]].")
         for variable in block:
             if variable not in latent or variable.uuid in seen:

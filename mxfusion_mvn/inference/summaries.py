@@ -8,6 +8,7 @@ latent variable after MAP, its value.
 import difflib
 from typing import List, NamedTuple, Optional
 
+from mxfusion_mvn.inference._arguments import check_count
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.draws import FinishedInference
 
@@ -90,7 +91,7 @@ def summary(inference, num_samples=1000, **data):
     Quantiles of draws are rough: with 1000 of them, the 5 % one is uncertain by a tenth of a standard deviation.
 
     :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
-    :param num_samples: how many draws from the posterior. They come from MXNet's generator.
+    :param num_samples: how many draws from the posterior, at least 2. They come from MXNet's generator.
     :param data: the observed variables by name, where the posterior depends on them and the last run was not by a
         loop of this package.
     :returns: :class:`Summary`.
@@ -98,7 +99,8 @@ def summary(inference, num_samples=1000, **data):
     """
     finished = FinishedInference(inference, **data)
     is_point = all(finished.is_point(variable) for variable in finished.latents)
-    draws = finished.draw_posterior(1 if is_point else num_samples)
+    # Of a single draw there is no standard deviation.
+    draws = finished.draw_posterior(1 if is_point else check_count("num_samples", num_samples, 2))
     groups = []
     for variable in finished.latents:
         rows = _value_rows if finished.is_point(variable) else _draw_rows

@@ -86,6 +86,11 @@ class _Declared:
 
     def __init__(self, distribution, form, conversions, dim, dtype):
         self.dim, self.dtype = dim, dtype
+        if not isinstance(conversions, (list, tuple)) or len(conversions) != 2 or not all(map(callable, conversions)):
+            raise ValueError(
+                f"`conversions`: got {conversions!r}; expected two functions, from a covariance to the parameter and "
+                "back. Leave it out for the forms of MultivariateNormal."
+            )
         self.from_covariance, self.to_covariance = conversions
         self.model = Model()
         self.model.mean = Variable(shape=(dim,))

@@ -190,7 +190,7 @@ class Plateau:
         :param losses: NumPy array (iterations,).
         :returns: ``"converged"``, or None to go on.
         """
-        if np.ndim(losses) != 1:
+        if not isinstance(losses, (np.ndarray, list, tuple)) or np.ndim(losses) != 1:
             refuse("losses", shown(losses), "an array (iterations,)", "Pass record.loss.")
         if len(losses) < 4 * self.window:
             return None
