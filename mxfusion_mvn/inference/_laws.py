@@ -21,7 +21,12 @@ rank takes one. Three estimates of its mean, minus the entropy of z, go into the
   variance left where q is the posterior (Roeder, Wu and Duvenaud, arXiv 1703.09194). In full rank it takes one solve
   with e, A^-T e; while A is too ill-conditioned for that, as on the way in large models, its gradient goes over to that
   of ``closed_form``.
+
+An optimizer moves each entry of A at random by about its rate, and what that makes of z grows with the square root of
+their number in a row. In large triangles the entries are therefore moved in units of their own (:func:`triangle`).
 """
+
+import math
 
 from mxfusion_mvn import bijections, checks, linalg, structures
 from mxfusion_mvn.axes import add, multiply, subtract
@@ -30,6 +35,7 @@ from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant
 from mxfusion_mvn.pairs import LOG_2PI
+from mxfusion_mvn.transformations import Transformation
 
 import mxnet as mx
 import numpy as np
@@ -37,11 +43,13 @@ from mxfusion.components.model_component import ModelComponent
 from mxfusion.components.variables import Variable
 from mxnet import autograd
 
-# Of A^-T e: from which mean variance on it is noise, in a triangle of how many rows or more, measured how often.
-_LARGE_VARIANCE = 9.0
-_SMALL_TRIANGLE = 50
+# Of A^-T e: from which mean variance on it is mostly noise, measured how often; in smaller triangles it never is.
+_LARGE_VARIANCE = 2.0
 _PROBES = 4
 _LARGEST_SLOPE = 1e6
+_SMALL_TRIANGLE = 20
+# From so many rows on an optimizer moves the entries of a triangle by less than its rate.
+_LARGE_TRIANGLE = 50
 ENTROPIES = ("sampled", "closed_form", "sticking_the_landing")
 
 
@@ -158,6 +166,26 @@ class TransformedGaussian(VectorDistribution):
         super()._check_fits(shape)
 
 
+class Scaled(Transformation):
+    """
+    Numbers in another unit: y = unit x, so that an optimizer moves y by unit times its rate.
+
+    :param unit: a positive number.
+    """
+
+    def __init__(self, unit):
+        self.unit = float(unit)
+
+    def _forward(self, raw):
+        return raw * self.unit
+
+    def _backward(self, array):
+        return array / self.unit
+
+    def _check(self, value):
+        pass
+
+
 class JointVariable(Variable):
     """
     A variable that other variables of a posterior are parts of.
@@ -255,6 +283,21 @@ def gaussian(mean, scale, below=None, factor=None):
     return Gaussian(mean, variance=mx.nd.square(scale), on_failure=None)
 
 
+def triangle(size, value=None):
+    """
+    The parameter of a triangle below its diagonal, in units in which one rate suits few rows and many.
+
+    :param size: n, at least 2.
+    :param value: NumPy array (n (n - 1) / 2,), row by row, or None for zeros.
+    :returns: Variable (n (n - 1) / 2,).
+    """
+    value = np.zeros(size * (size - 1) // 2) if value is None else value
+    unit = math.sqrt(_LARGE_TRIANGLE / size)
+    transformation = Scaled(unit) if unit < 1 else None
+    initial_value = mx.nd.array(value, dtype="float64")
+    return Variable(shape=value.shape, transformation=transformation, initial_value=initial_value)
+
+
 def size_of(shape):
     """
     How many entries an array has.
@@ -283,15 +326,16 @@ def _path(z, noise, scale, log_scale, below=None):
     """
     Minus log det, whose gradient follows the draw: c h / s for z, h = A^-T e, and 1 - c of the closed form.
 
-    Without correlations c is one.
+    Without correlations, or with few coordinates, c is one.
     """
     slope, weight = noise, None
     if below is not None:
         triangle = constant(_unit_triangle(below))
         slope = structures.RowMap(linalg.solve_upper, triangle)(noise)
-        weight = _landing(triangle)
-        # What is cut off here is far beyond any h of which c is one.
-        slope = multiply(mx.nd.clip(slope, -_LARGEST_SLOPE, _LARGEST_SLOPE), mx.nd.expand_dims(weight, axis=-1))
+        if triangle.shape[-1] > _SMALL_TRIANGLE:
+            weight = _landing(triangle)
+            # What is cut off here is far beyond any h of which c is one.
+            slope = multiply(mx.nd.clip(slope, -_LARGEST_SLOPE, _LARGEST_SLOPE), mx.nd.expand_dims(weight, axis=-1))
     slope = multiply(constant(slope), 1 / constant(scale))
     # The difference is zero, and has the gradient of its minuend.
     followed = mx.nd.sum(multiply(slope, subtract(z, constant(z))), axis=-1)
@@ -317,9 +361,8 @@ def _landing(triangle):
     slopes = structures.RowMap(linalg.solve_upper, triangle)(probes)
     slopes = mx.nd.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE)
     variance = mx.nd.mean(mx.nd.mean(mx.nd.square(slopes), axis=-1), axis=0, keepdims=True)
-    # In a small triangle a large inverse is the posterior's, not the optimizer's.
-    bound = _LARGE_VARIANCE * max(1.0, _SMALL_TRIANGLE / size) ** 4
-    return mx.nd.minimum(bound / mx.nd.maximum(variance, bound), 1.0)
+    # Squared, so that little is left of c before the noise outweighs that of the closed form.
+    return mx.nd.square(_LARGE_VARIANCE / mx.nd.maximum(variance, _LARGE_VARIANCE))
 
 
 def _row_norms(factor):

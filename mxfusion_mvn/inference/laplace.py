@@ -14,7 +14,7 @@ import warnings
 
 from mxfusion_mvn.bijections import Real
 from mxfusion_mvn.inference._arguments import check_finished, refuse
-from mxfusion_mvn.inference._laws import TransformedGaussian
+from mxfusion_mvn.inference._laws import TransformedGaussian, triangle
 from mxfusion_mvn.inference._names import entry_names, name_of
 from mxfusion_mvn.inference.curvature import find_mode
 from mxfusion_mvn.inference.draws import FinishedInference
@@ -248,7 +248,7 @@ class LaplaceApproximation:
         factor = np.linalg.cholesky((root @ root.T) / np.outer(scale, scale))
         deviations = np.diag(factor)
         below = (factor / deviations[:, None])[np.tril_indices(len(index), -1)]
-        given = {"below": _parameter(below)} if len(below) else {}
+        given = {"below": triangle(len(index), below)} if len(below) else {}
         return TransformedGaussian(mean, _deviations(scale * deviations), dtype=dtype, **given)
 
 

@@ -11,7 +11,14 @@ import numbers
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference._arguments import check_finished
-from mxfusion_mvn.inference._laws import JointVariable, Pushforward, TransformedGaussian, gaussian, size_of
+from mxfusion_mvn.inference._laws import (
+    JointVariable,
+    Pushforward,
+    TransformedGaussian,
+    gaussian,
+    size_of,
+    triangle,
+)
 from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import Positive
@@ -97,7 +104,7 @@ def create_Gaussian_fullrank(
     """
 
     def root(size):
-        return {"below": Variable(shape=(size * (size - 1) // 2,), initial_value=_zeros(size * (size - 1) // 2))}
+        return {"below": triangle(size)}
 
     latent = latent_variables(model, observed, supports, excluded)
     return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
@@ -231,10 +238,6 @@ def _scale(shape, initial_scale):
     if not initial_scale > 0:
         checks.refuse("initial_scale", repr(initial_scale), "a positive number", "Start with 0.1.")
     return Variable(shape=shape, transformation=Positive(), initial_value=mx.nd.array([initial_scale], dtype="float64"))
-
-
-def _zeros(size):
-    return mx.nd.zeros((size,), dtype="float64")
 
 
 def _known_size(variable, bijection):
