@@ -154,6 +154,13 @@ REFUSED = [
         lambda: _law_of(mxfusion_mvn.LKJCholesky(shape=(3, 3)), np.ones((7, 3, 3))),
         r"`random_variable`: got shape \(7, 3, 3\); expected \(3, 3\)",
     ),
+    (
+        lambda: _law_of(mxfusion_mvn.LKJCholesky(shape=(3, 3)), np.full((3, 3), -np.inf)),
+        r"`random_variable` is -inf at index \(0, 0\); expected finite numbers",
+    ),
+    (lambda: _inference().run(max_iter=[3]), "`max_iter`: got a list; expected an integer of at least 0"),
+    (lambda: _inference().run(max_iter=1e3), "`max_iter`: got 1000.0; expected an integer of at least 0"),
+    (lambda: _inference().run(learning_rate="x"), "`learning_rate`: got 'x'; expected a number"),
     (lambda: _mixture().responsibilities(3), "`variables`: got a int; expected a dict from uuids"),
     (
         lambda: mixture.responsibilities(np.zeros((0, 2)), mx.nd.ones(1), _gaussian(1)),

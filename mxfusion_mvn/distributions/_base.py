@@ -331,9 +331,8 @@ class VectorDistribution(Distribution):
             if len(bad):
                 found, index = value[tuple(bad[0])], tuple(int(i) for i in bad[0][1:])
                 remedy = _remedy(variable, found)
-                raise InferenceError(
-                    f"`{variable.name}` is {found} at index {index}; expected finite numbers. {remedy}"
-                )
+                name = variable.name or "random_variable"
+                raise InferenceError(f"`{name}` is {found} at index {index}; expected finite numbers. {remedy}")
 
     def _check_positive(self, name, array):
         value = check_finite(array, self._full_name(name), event_axes=1)

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """MXFusion's gradient-based inference, which takes data as people have them, and says what is wrong with them."""
 
-from mxfusion_mvn.inference._arguments import refuse
+import numbers
+
+from mxfusion_mvn.inference._arguments import check_count, refuse
 from mxfusion_mvn.inference._names import check_names
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
 from mxfusion_mvn.options import context_defect, dtype_defect, shown
@@ -76,8 +78,11 @@ class GradBasedInference(host.GradBasedInference):
             Masked entries are NaN, which is for the variables that were declared with ``missing=True``.
         :returns: what the loop returns: of those of this package a :class:`~mxfusion_mvn.inference.RunRecord`.
         :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
-        :raises InferenceError: by the name of the keyword or the variable, if the data do not fit.
+        :raises InferenceError: by the name of the keyword or the variable, if the data or options do not fit.
         """
+        max_iter = check_count("max_iter", max_iter, 0)
+        if not isinstance(learning_rate, numbers.Real):
+            refuse("learning_rate", shown(learning_rate), "a number", "Start with 0.01.")
         data = self._as_data(kwargs)
         return super().run(optimizer=optimizer, learning_rate=learning_rate, max_iter=max_iter, verbose=verbose, **data)
 
