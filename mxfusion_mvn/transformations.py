@@ -365,3 +365,23 @@ def _factor(argument, matrix):
             "Add a multiple of the identity, or use float64.",
         )
     return factor
+
+
+class Scaled(Transformation):
+    """
+    Entries in another unit: y = unit x, so that an optimizer moves y by unit times its rate.
+
+    :param unit: a positive number.
+    """
+
+    def __init__(self, unit):
+        self.unit = float(unit)
+
+    def _forward(self, raw):
+        return raw * self.unit
+
+    def _backward(self, array):
+        return array / self.unit
+
+    def _check(self, value):
+        pass

@@ -4,12 +4,14 @@
 import json
 import warnings
 import zipfile
+from pathlib import Path
 
 from mxfusion_mvn import MultivariateNormal, bijections
 from mxfusion_mvn.inference import (
     MAP,
     create_Gaussian_fullrank,
     create_Gaussian_meanfield,
+    unconstrained_gaussian,
 )
 from mxfusion_mvn.inference.files import load, save
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
@@ -302,6 +304,26 @@ def test_the_host_reads_our_files(rng, file):
     loaded = initialised(with_host_meanfield())
     loaded.load(file)
     assert are_equal(saved, loaded)
+
+
+def test_a_full_rank_posterior_that_was_saved_before_triangles_had_units():
+    path = Path(__file__).parent / "data" / "full_rank_before_units.zip"
+    model = Model()
+    model.w = MultivariateNormal(0.0, 1.0, shape=(60,))
+    model.y = MultivariateNormal(model.w, 0.1, shape=(60,))
+    algorithm = host.StochasticVariationalInference(3, model, create_Gaussian_fullrank(model, [model.y]), [model.y])
+    inference = GradBasedInference(algorithm)
+    inference.initialize(y=(60,))
+    load(inference, path)
+    with zipfile.ZipFile(path) as archive, archive.open("mxnet_parameters.npz") as stream:
+        below = next(array for array in np.load(stream).values() if array.size == 60 * 59 // 2)
+    root = np.eye(60)
+    root[np.tril_indices(60, -1)] = below
+    expected = root @ root.T / np.outer(*[np.linalg.norm(root, axis=1)] * 2)
+    covariance = unconstrained_gaussian(inference).structure.dense().asnumpy()
+    got = covariance / np.outer(*[np.sqrt(np.diag(covariance))] * 2)
+    assert got.shape == (60, 60)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
 def test_a_failed_save_leaves_the_file_that_was_there(rng, file, monkeypatch):

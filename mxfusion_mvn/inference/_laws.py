@@ -35,7 +35,7 @@ from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant
 from mxfusion_mvn.pairs import LOG_2PI
-from mxfusion_mvn.transformations import Transformation
+from mxfusion_mvn.transformations import Scaled
 
 import mxnet as mx
 import numpy as np
@@ -164,26 +164,6 @@ class TransformedGaussian(VectorDistribution):
     def _check_fits(self, shape):
         self.bijection.raw_shape(shape)
         super()._check_fits(shape)
-
-
-class Scaled(Transformation):
-    """
-    Numbers in another unit: y = unit x, so that an optimizer moves y by unit times its rate.
-
-    :param unit: a positive number.
-    """
-
-    def __init__(self, unit):
-        self.unit = float(unit)
-
-    def _forward(self, raw):
-        return raw * self.unit
-
-    def _backward(self, array):
-        return array / self.unit
-
-    def _check(self, value):
-        pass
 
 
 class JointVariable(Variable):

@@ -25,6 +25,7 @@ from mxfusion_mvn.inference._arguments import check_inference, refuse
 from mxfusion_mvn.inference._laws import Pushforward
 from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
+from mxfusion_mvn.transformations import Scaled
 
 import mxnet as mx
 import networkx
@@ -106,7 +107,10 @@ def load(inference, zip_filename=serialization.DEFAULT_ZIP):
     _check_transformations(inference, file, today)
     _check_parameters(inference, file, today)
     sizes = _check_constants(inference, file, today)
+    units = _new_units(inference)
     for uuid, array in file.parameters.items():
+        is_older = file.transformations is not None and file.transformations.get(uuid, "none") == "none"
+        array = (array / units.get(today.get(uuid), 1.0)).astype(array.dtype) if is_older else array
         inference.params.param_dict[today.get(uuid, uuid)].set_data(mx.nd.array(array, dtype=array.dtype))
     remember(inference.params.param_dict, {}, file.ending)  # what was learned from other data than its last run had
     inference.params.update_constants(sizes)
@@ -281,11 +285,19 @@ def _check_transformations(inference, file, today):
         return
     stored = {today[uuid]: text for uuid, text in file.transformations.items() if uuid in today}
     expected = _transformations(inference)
-    matched = set(today.values())
+    matched, units = set(today.values()), _new_units(inference)
     for uuid in [*stored, *(uuid for uuid in expected if uuid not in stored)]:
         if uuid in matched:
             got, wanted = stored.get(uuid, "none"), expected.get(uuid, "none")
+            wanted = got if got == "none" and uuid in units else wanted
             _check_same(inference, file, uuid, "transformation", got, wanted)
+
+
+def _new_units(inference):
+    """By uuid the units of the triangles that were stored without one in files of earlier versions."""
+    variables = {uuid: variable for graph in inference.graphs for uuid, variable in graph.variables.items()}
+    scaled = {uuid: v for uuid, v in variables.items() if isinstance(getattr(v, "transformation", None), Scaled)}
+    return {uuid: variable.transformation.unit for uuid, variable in scaled.items()}
 
 
 def _check_parameters(inference, file, today):
