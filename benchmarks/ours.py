@@ -4,11 +4,12 @@
 The model, the posterior and the optimizer are the same in both; so is what is random, given a seed.
 """
 
+import contextlib
 import time
 
+from mxfusion_mvn.compiler.evaluation import Evaluations
+from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.inference.compiler.evaluation import Evaluations
-from mxfusion_mvn.inference.compiler.threads import few_threads
 from mxfusion_mvn.summed import total_log_pdf
 from mxfusion_mvn.transformations import PositiveDefinite
 
@@ -143,7 +144,9 @@ class Density:
             total = total_log_pdf(x, **{name: parameter.data() for name, parameter in parameters.items()})
             return total, total
 
-        evaluations = Evaluations(objective, parameters, mx.cpu(), [self.is_changing])
+        evaluations = Evaluations(
+            objective, parameters, mx.cpu(), [self.is_changing], lambda is_traced: contextlib.nullcontext()
+        )
         for _ in range(2):
             evaluations.evaluate([x])
         if evaluations.reason is not None:
@@ -153,7 +156,7 @@ class Density:
 
     def run(self, steps):
         """Evaluate so many times."""
-        with few_threads([self.graph], mx.cpu()):
+        with one_blas_thread([self.graph], mx.cpu()):
             for _ in range(steps):
                 self.program.run()
             mx.nd.waitall()

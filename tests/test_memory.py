@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.inference import CompiledLoop, CompiledMinibatchLoop, create_Gaussian_fullrank
-from mxfusion_mvn.inference.compiler.program import Program
 from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import numpy as np

@@ -3,8 +3,8 @@
 
 from typing import Callable, NamedTuple
 
-from mxfusion_mvn.inference.compiler.program import Program
-from mxfusion_mvn.inference.compiler.simplify import simplify
+from mxfusion_mvn.compiler.passes import simplify
+from mxfusion_mvn.compiler.program import Program
 
 import mxnet as mx
 import numpy as np

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tracing and simplifying single expressions: the program gives the numbers and gradients of autograd."""
 
-from mxfusion_mvn.inference.compiler.graph import PARAMETER, leaf
-from mxfusion_mvn.inference.compiler.program import Program
-from mxfusion_mvn.inference.compiler.simplify import simplify
-from mxfusion_mvn.inference.compiler.tracing import tracing
+from mxfusion_mvn.compiler.graph import PARAMETER, leaf
+from mxfusion_mvn.compiler.passes import simplify
+from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.compiler.tracing import tracing
 
 import mxnet as mx
 import numpy as np

@@ -13,9 +13,9 @@ from mxfusion_mvn import (
     statistics,
     surrogate,
 )
+from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
+from mxfusion_mvn.compiler.tracing import tracing
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
-from mxfusion_mvn.inference.compiler.tracing import tracing
 from mxfusion_mvn.summed import is_summed, summed_log_pdf
 
 import mxnet as mx
@@ -428,7 +428,7 @@ def traced(factor, arrays, parameters, changing=()):
         held[name].attach_grad()
     leaves = [leaf(PARAMETER, held[name], name) for name in parameters]
     leaves += [leaf(DATA, held[name], name) for name in changing]
-    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.holds(array)), autograd.record():
+    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.is_traced(array)), autograd.record():
         loss = mx.nd.sum(mx.nd.mean(factor.log_pdf(mx.nd, variables), axis=0))
     graph = trace.graph(loss, loss)
     assert trace.reason is None

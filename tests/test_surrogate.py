@@ -2,9 +2,9 @@
 """The array-level total with its gradients in closed form: values, gradients, executors, and what is refused."""
 
 from mxfusion_mvn import surrogate
-from mxfusion_mvn.inference.compiler.graph import DATA, PARAMETER, leaf
-from mxfusion_mvn.inference.compiler.program import Program
-from mxfusion_mvn.inference.compiler.tracing import tracing
+from mxfusion_mvn.compiler.graph import DATA, PARAMETER, leaf
+from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.compiler.tracing import tracing
 from mxfusion_mvn.summed import summed_log_pdf, total_log_pdf
 
 import mxnet as mx
@@ -177,7 +177,7 @@ def traced(arrays, parameters):
     for name in parameters:
         arrays[name].attach_grad()
     leaves = [leaf(PARAMETER if name in parameters else DATA, array, name) for name, array in arrays.items()]
-    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.holds(array)), autograd.record():
+    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.is_traced(array)), autograd.record():
         total = total_log_pdf(**arrays)
     return trace.graph(total, total)
 
@@ -202,11 +202,11 @@ def test_executor_gives_the_same(name, form, is_closed, rng):
 def test_executor_has_no_backward_pass_of_the_factorisation(rng):
     """Every differentiable path from a parameter is a product with a constant."""
     graph = traced({name: nd(array) for name, array in draw(rng, "many rows", "covariance").items()}, ("covariance",))
-    differentiable = {id(node) for node in graph.nodes if node.operator == PARAMETER}
+    differentiable = {node for node in graph.nodes if node.operator == PARAMETER}
     for node in graph.nodes:
-        if node.operator != "BlockGrad" and any(id(source) in differentiable for source, _ in node.inputs):
-            differentiable.add(id(node))
-    operators = {node.operator for node in graph.nodes if id(node) in differentiable}
+        if node.operator != "BlockGrad" and any(source in differentiable for source, _ in node.inputs):
+            differentiable.add(node)
+    operators = {node.operator for node in graph.nodes if node in differentiable}
     assert not any(operator.startswith("_linalg") for operator in operators)
 
 

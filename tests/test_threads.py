@@ -4,8 +4,8 @@
 import ctypes
 import queue
 
-from mxfusion_mvn.inference.compiler import threads
-from mxfusion_mvn.inference.compiler.threads import few_threads
+from mxfusion_mvn.compiler import threads
+from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 
 import mxnet as mx
@@ -59,7 +59,7 @@ GRAPHS = {
 def test_large_matrices_get_all(name):
     compute, shape, expected = GRAPHS[name]
     graphs = [_graph(lambda x: x, (1, 1)), _graph(compute, shape)]
-    with few_threads(graphs, CPU):
+    with one_blas_thread(graphs, CPU):
         assert count() == expected
 
 
@@ -73,36 +73,36 @@ def test_large_arrays_get_all_unless_the_environment_sees_to_it(setting, expecte
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if setting:
         monkeypatch.setenv("OMP_NUM_THREADS", setting)
-    with few_threads([_graph(mx.nd.sin, (1, 10**6))], CPU):
+    with one_blas_thread([_graph(mx.nd.sin, (1, 10**6))], CPU):
         assert count() == expected
 
 
 def test_none_are_put_back():
-    with few_threads([], CPU):
+    with one_blas_thread([], CPU):
         assert count() == 1
     assert count() == 2
 
 
 def test_another_device_is_left_alone():
-    with few_threads([], mx.gpu()):
+    with one_blas_thread([], mx.gpu()):
         assert count() == 2
 
 
 def test_several_workers_of_mxnet_are_left_alone(monkeypatch):
     monkeypatch.setenv("MXNET_CPU_WORKER_NTHREADS", "2")
-    with few_threads([], CPU):
+    with one_blas_thread([], CPU):
         assert count() == 2
 
 
 def test_one_within_the_other():
-    with few_threads([], CPU):
-        with few_threads([], CPU):
+    with one_blas_thread([], CPU):
+        with one_blas_thread([], CPU):
             assert count() == 1
         assert count() == 1
 
 
 def test_they_are_put_back_after_an_exception():
-    with pytest.raises(ZeroDivisionError), few_threads([], CPU):
+    with pytest.raises(ZeroDivisionError), one_blas_thread([], CPU):
         raise ZeroDivisionError
     assert count() == 2
 

@@ -4,14 +4,14 @@
 import functools
 import warnings
 
-from mxfusion_mvn.inference.compiler import evaluation, program
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, PARAMETER, leaf
-from mxfusion_mvn.inference.compiler.program import Program
+from mxfusion_mvn.compiler import evaluation, program
+from mxfusion_mvn.compiler.graph import CONSTANT, PARAMETER, leaf
+from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.inference.loops import compiled, verification
-from mxfusion_mvn.inference.loops.adam import SeveralSteps
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference.loops.several_steps import SeveralSteps
 from mxfusion_mvn.inference.loops.verification import Runs
 
 import mxnet as mx
@@ -78,16 +78,16 @@ def frozen(graph):
         if any(source.operator == PARAMETER for source, _ in node.inputs)
     )
     constants = {s: leaf(CONSTANT, s.array.copy()) for s, _ in node.inputs if s.operator == PARAMETER}
-    wrong = node.with_inputs([(constants.get(source, source), index) for source, index in node.inputs])
+    wrong = node.with_inputs([constants.get(source, source).entry(index) for source, index in node.inputs])
     nodes = [*constants.values()]
-    made = {id(node): wrong}
+    made = {node: wrong}
     for each in graph.nodes[:position]:
-        made[id(each)] = each
+        made[each] = each
     rest = [wrong]
     for each in graph.nodes[position + 1 :]:
-        made[id(each)] = each if each.is_leaf else each.with_inputs([(made[id(s)], i) for s, i in each.inputs])
-        rest.append(made[id(each)])
-    heads = graph.mapped(lambda entry: (made[id(entry[0])], entry[1]))
+        made[each] = each if each.is_leaf else each.with_inputs([made[s].entry(i) for s, i in each.inputs])
+        rest.append(made[each])
+    heads = graph.mapped(lambda entry: made[entry.node].entry(entry.index))
     return graph._replace(
         nodes=[*nodes, *graph.nodes[:position], *rest], loss=heads[0], objective=heads[1], results=heads[2]
     )

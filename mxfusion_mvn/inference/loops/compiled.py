@@ -6,20 +6,21 @@ import time
 import warnings
 from contextlib import ExitStack, suppress
 
-from mxfusion_mvn.inference.compiler.evaluation import Evaluations, Result
-from mxfusion_mvn.inference.compiler.explain import explain
-from mxfusion_mvn.inference.compiler.graph import digest
-from mxfusion_mvn.inference.compiler.steps import possible_steps
-from mxfusion_mvn.inference.compiler.threads import few_threads
-from mxfusion_mvn.inference.loops.adam import SeveralSteps
+from mxfusion_mvn.compiler.evaluation import Evaluations, Result
+from mxfusion_mvn.compiler.explain import explain
+from mxfusion_mvn.compiler.graph import digest
+from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, possible_steps
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
 from mxfusion_mvn.inference.loops.verification import Runs
+from mxfusion_mvn.summed import summed_log_pdf
 
 import mxnet as mx
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.models.factor_graph import FactorGraph
 
 # To make a program of several steps takes about as long as that many steps.
 _STEPS_BEFORE_SEVERAL = 100
@@ -284,7 +285,9 @@ class CompiledStepper(ImperativeStepper):
         point = [digest(parameter.data()) for parameter in self._trained.values()]
         # Two evaluations at one point do not tell what depends on the parameters.
         if shapes not in self._evaluations or self._points[shapes] == point:
-            self._evaluations[shapes] = Evaluations(self._executor, self._trained, self._ctx, self._is_changing())
+            self._evaluations[shapes] = Evaluations(
+                self._executor, self._trained, self._ctx, self._is_changing(), _summing
+            )
         self._points[shapes] = point
         evaluations = self._evaluations[shapes]
         loss = self._evaluated(evaluations)
@@ -359,7 +362,7 @@ class CompiledStepper(ImperativeStepper):
     def _set_threads(self):
         self._threads.close()
         graphs = [self._evaluations[shapes].simplified for shapes in self._programs]
-        self._threads.enter_context(few_threads(graphs, self._ctx))
+        self._threads.enter_context(one_blas_thread(graphs, self._ctx))
 
     def _join(self, learned):
         positions = {uuid: self._position(parameter) for uuid, parameter in learned.items()}
@@ -388,6 +391,11 @@ class CompiledStepper(ImperativeStepper):
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None
+
+
+def _summing(is_traced):
+    """Let the host's sums get totals, and reduce what is constant; see :mod:`mxfusion_mvn.summed`."""
+    return summed_log_pdf(lambda array: not is_traced(array), FactorGraph.log_pdf.__code__)
 
 
 def _settings(parameters):

@@ -13,29 +13,20 @@ import threading
 from contextlib import contextmanager
 from typing import Dict
 
-from mxfusion_mvn.inference.compiler.rewriter import shape_of
+from mxfusion_mvn.compiler.operators import traits
+from mxfusion_mvn.compiler.thresholds import THREADED_ARRAY, THREADED_MATRIX, THREADED_PRODUCT
 
 from mxnet.base import _LIB, check_call
 
-_FACTORISATIONS = ("_linalg_potrf", "_linalg_potri", "_linalg_syevd", "_linalg_gelqf", "_linalg_inverse")
-_BATCHES = ("_linalg_trsm", "_linalg_trmm", "_linalg_gemm2", "_linalg_gemm", "_linalg_syrk", "batch_dot")
-_PRODUCTS = (*_BATCHES, "dot", "FullyConnected")
-_OTHERS = ("Convolution", "Deconvolution", "RNN")
-# From where on two threads are faster than one: rows of a factorised matrix, multiplications of a product, numbers of
-# any other array; measured.
-_LARGE_MATRIX = 400
-_LARGE_PRODUCT = 10**7
-_LARGE_ARRAY = 10**6
-
 
 @contextmanager
-def few_threads(graphs, ctx):
+def one_blas_thread(graphs, ctx):
     """
     Keep MXNet's linear algebra to one thread while programs run, if that is faster for them.
 
     The number of threads belongs to the thread that MXNet runs its operators on, and is put back at the end.
 
-    :param graphs: list of :class:`~mxfusion_mvn.inference.compiler.graph.Graph`: those of the programs.
+    :param graphs: list of :class:`~mxfusion_mvn.compiler.graph.Graph`: those of the programs.
     :param ctx: the MXNet context they run on.
     """
     if not _can_be_set(ctx) or any(_has_large_matrix(graph) for graph in graphs):
@@ -59,20 +50,21 @@ def _has_large_matrix(graph):
 
 
 def _is_large(node):
-    if node.operator in _FACTORISATIONS:
-        return shape_of(node.inputs[0])[-1] >= _LARGE_MATRIX
-    if node.operator in _PRODUCTS:
-        return _multiplications(node) >= _LARGE_PRODUCT
+    row = traits(node.operator)
+    if row.factorisation:
+        return node.inputs[0].shape[-1] >= THREADED_MATRIX
+    if row.matrix_product or node.operator in ("dot", "FullyConnected"):
+        return _multiplications(node) >= THREADED_PRODUCT
     # These are divided among the same threads, unless the environment says among how many.
-    is_large = not node.is_leaf and math.prod(node.shapes[0]) >= _LARGE_ARRAY
-    return node.operator in _OTHERS or is_large and "OMP_NUM_THREADS" not in os.environ
+    is_large = not node.is_leaf and node.size >= THREADED_ARRAY
+    return row.layer or is_large and "OMP_NUM_THREADS" not in os.environ
 
 
 def _multiplications(node):
     """Of one product: with factors (m, k) and (k, n) the root of mk * kn * mn."""
     first, second = (node.inputs * 2)[:2]
-    shapes = [shape_of(first), shape_of(second), node.shapes[0]]
-    if node.operator in _BATCHES:
+    shapes = [first.shape, second.shape, node.shape]
+    if traits(node.operator).matrix_product:
         shapes = [shape[-2:] for shape in shapes]
     return math.sqrt(math.prod(math.prod(shape) for shape in shapes))
 

@@ -3,9 +3,14 @@
 
 import math
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, Node, leaf
+from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, Node, leaf
+from mxfusion_mvn.compiler.library import OperatorCall
+from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.compiler.readback import HostArray, Pool
+from mxfusion_mvn.inference.loops.adam import DEFAULTS
 
 import mxnet as mx
+import numpy as np
 
 # How many operators a graph of several steps has at most, for larger ones are slower, and how many steps; measured.
 _OPERATORS = 700
@@ -17,13 +22,13 @@ def possible_steps(graph, wanted):
     """
     How many steps a graph of several is to have.
 
-    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph` of one step.
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` of one step.
     :param wanted: how many are made between two looks at the losses.
     :returns: an int, so that few are left over; below 2 if it does not pay, or cannot be done.
     """
     learned = graph.results or {}
     most = _OPERATORS // (len(graph.operators()) + 3 * len(learned))
-    size = sum(math.prod(node.shapes[index]) for node, index in learned.values())
+    size = sum(entry.size for entry in learned.values())
     is_possible = learned and not any(node.operator in (DATA, STATE) for node in graph.nodes)
     if not is_possible or most < 1 or size > _NUMBERS:
         return 0
@@ -34,7 +39,7 @@ def several_steps(graph, parameters, moments, rates, constants):
     """
     The graph of several steps of Adam.
 
-    :param graph: :class:`~mxfusion_mvn.inference.compiler.graph.Graph` of one step, with gradients, without data that
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` of one step, with gradients, without data that
         change and without states.
     :param parameters: dict from the names of all parameters that are learned to their NDArrays.
     :param moments: dict from the same names to pairs of NDArrays, the moving averages of gradients and of their
@@ -86,7 +91,7 @@ class _Builder:
         self._constants = {"lr": "1.0", **{name: str(value) for name, value in constants.items()}}
         self._moments, self._zeros, self.values, self.gradients, self.before = {}, {}, {}, {}, {}
         self.nodes = [node for node in graph.nodes if node.is_leaf]
-        held = {node.key: (node, 0) for node in self.nodes if node.operator == PARAMETER}
+        held = {node.key: node.entry() for node in self.nodes if node.operator == PARAMETER}
         for name, array in parameters.items():
             self.values[name] = held.get(name) or self._leaf(PARAMETER, array, name)
             self._moments[name] = [self._leaf(STATE, moment) for moment in moments[name]]
@@ -95,39 +100,113 @@ class _Builder:
     def add(self, operator, inputs, shape, dtype, attributes=()):
         """Append a node, and return the entry of its output."""
         self.nodes.append(Node(operator, inputs, dict(attributes), [shape], [dtype]))
-        return self.nodes[-1], 0
+        return self.nodes[-1].entry()
 
     def step(self, rate):
         """Append a step of a learning rate, an NDArray (1,), and return the entry of its loss."""
         made = {}
         for node in self._graph.nodes:
             if node.is_leaf:
-                made[id(node)] = self.values.get(node.key, (node, 0))[0] if node.operator == PARAMETER else node
-            else:
-                inputs = [self._made(made, entry) for entry in node.inputs]
-                made[id(node)] = node.with_inputs(inputs)
-                self.nodes.append(made[id(node)])
+                made[node.entry()] = self.values.get(node.key, node.entry())
+                continue
+            new = node.with_inputs([made[entry] for entry in node.inputs])
+            self.nodes.append(new)
+            made.update((node.entry(index), new.entry(index)) for index in range(len(node.shapes)))
         rate = self._leaf(CONSTANT, rate)
         self.before = dict(self.values)
         # Where the gradient is zero, what Adam remembers of others may still move a parameter.
-        gradients = {name: self._made(made, entry) for name, entry in self._graph.results.items()}
+        gradients = {name: made[entry] for name, entry in self._graph.results.items()}
         self.gradients = {name: gradients.get(name, zeros) for name, zeros in self._zeros.items()}
         self.values.update({name: self._updated(name, entry, rate) for name, entry in self.gradients.items()})
-        loss = self._made(made, self._graph.loss)
-        shape, dtype = loss[0].shapes[loss[1]], loss[0].dtypes[loss[1]]
-        return loss if shape == (1,) else self.add("_np_reshape", [loss], (1,), dtype, {"newshape": "(1,)"})
-
-    def _made(self, made, entry):
-        return made[id(entry[0])], entry[1]
+        loss = made[self._graph.loss]
+        return loss if loss.shape == (1,) else self.add("_np_reshape", [loss], (1,), loss.dtype, {"newshape": "(1,)"})
 
     def _updated(self, name, gradient, rate):
         """A parameter after Adam, which takes a rate that changes only as a number: so it updates zeros, at rate 1."""
         value = self.values[name]
-        shape, dtype = value[0].shapes[value[1]], value[0].dtypes[value[1]]
+        shape, dtype = value.shape, value.dtype
         inputs = [self._zeros[name], gradient, *self._moments[name]]
         step = self.add("adam_update", inputs, shape, dtype, self._constants)
         return self.add("broadcast_add", [value, self.add("broadcast_mul", [step, rate], shape, dtype)], shape, dtype)
 
     def _leaf(self, kind, array, name=None):
         self.nodes.append(leaf(kind, array, name))
-        return self.nodes[-1], 0
+        return self.nodes[-1].entry()
+
+
+class SeveralSteps:
+    """
+    A program of several steps.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` of one step.
+    :param parameters: dict from uuid to the NDArray of each parameter in the graph.
+    :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters` of those that are learned, updated by Adam.
+    :param ctx: MXNet context.
+    :param count: the number of steps, K.
+
+    Of the last step, ``before`` holds the values before it, NDArray (size of all parameters,), ``last_loss`` the loss
+    there, and ``last_draws`` the draws of its random operators, a list of NDArrays.
+    """
+
+    def __init__(self, graph, parameters, flat, ctx, count):
+        self.count = count
+        self._flat = flat
+        learned = flat.parts(flat.values)
+        moments = {uuid: tuple(flat.parts(moment)[uuid] for moment in flat.adam.moments) for uuid in learned}
+        rates = mx.nd.zeros((count,), dtype=flat.values.dtype, ctx=ctx)
+        steps = several_steps(graph, learned, moments, rates, flat.adam.options)
+        wanted = {name(uuid): array for name in (str, gradient_name, before_name) for uuid, array in learned.items()}
+        self._program = Program(steps, {**parameters, **learned}, wanted, ctx)
+        values, self._gradients, self.before = (
+            self._program.results[part * flat.size :][: flat.size] for part in (0, 1, 2)
+        )
+        draws = self._program.draws
+        self.last_draws = draws[len(draws) - len(draws) // count :]
+        self._rate = None
+        self._advance = OperatorCall("_copyto", [values], flat.values)
+        self._rates = Pool(lambda: _rates(rates))
+
+    def push(self, learning_rates):
+        """
+        Push the steps, without waiting for them.
+
+        :param learning_rates: list of K numbers.
+        :returns: list of the losses before each step.
+        """
+        lease = self._rates.lease()
+        rates, copy = lease.lent
+        corrected = [self._flat.adam.corrected(rate) for rate in learning_rates]
+        self._rate = corrected[-1]
+        rates.write(np.array(corrected, "float32").tolist())  # as MXNet's operator takes it
+        copy()
+        self._program.run()
+        self._advance()
+        self._flat.newest_gradients = self._gradients
+        return self._program.losses.keep(lease)
+
+    @property
+    def last_loss(self):
+        """The loss before the last step, NDArray (1,)."""
+        return self._program.loss[self.count - 1 :]
+
+    def deviation(self):
+        """
+        How the last step differs from one of Adam, from the moving averages that it left.
+
+        :returns: a text, None if it does not.
+        """
+        mean, square = (moment.asnumpy() for moment in self._flat.adam.moments)
+        epsilon = self._flat.adam.options.get("epsilon", DEFAULTS["epsilon"])
+        wanted = -self._rate * mean / (np.sqrt(square) + epsilon)
+        before = self.before.asnumpy()
+        got, largest = self._flat.values.asnumpy() - before, np.abs(wanted).max()
+        rounding = 4 * np.finfo(before.dtype).eps * np.abs(before)
+        if np.isfinite(largest) and not (np.abs(got - wanted) <= 1e-3 * largest + rounding).all():
+            return f"a step of Adam differs by {np.abs(got - wanted).max():.3g} where the largest is {largest:.3g}"
+        return None
+
+
+def _rates(target):
+    """Learning rates on their way to a program: where to write them, and what pushes a copy."""
+    rates = HostArray(target)
+    return rates, OperatorCall("_copyto", [rates.array], target)

@@ -18,15 +18,14 @@ import random
 from contextlib import contextmanager
 from typing import Any, Dict, List, NamedTuple
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, difference, digest, leaf
-from mxfusion_mvn.inference.compiler.program import Program
-from mxfusion_mvn.inference.compiler.simplify import simplify
-from mxfusion_mvn.inference.compiler.tracing import tracing
-from mxfusion_mvn.summed import summed_log_pdf
+from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, difference, digest, leaf
+from mxfusion_mvn.compiler.operators import has_few_values
+from mxfusion_mvn.compiler.passes import simplify
+from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.compiler.tracing import tracing
 
 import mxnet as mx
 import numpy as np
-from mxfusion.models.factor_graph import FactorGraph
 from mxnet import autograd
 
 # How far the program may be from the evaluation, relative to the largest gradient of a parameter, to the largest of
@@ -37,8 +36,6 @@ _LOSS = {"float32": 1e-4, "float64": 1e-9}
 # Where parameters have arrived gradients are differences of larger terms: how often more than what rounding the
 # parameters does to an evaluation a program may be off.
 _ROUNDINGS = 50
-# Operators whose draws have few values, and may come twice.
-_FEW_VALUES = ("Dropout", "poisson", "binomial", "multinomial", "bernoulli", "randint", "shuffle")
 
 
 class _Evaluation(NamedTuple):
@@ -70,12 +67,14 @@ class Evaluations:
     :param parameters: dict from uuid to Gluon Parameter: those that are trained.
     :param ctx: MXNet context.
     :param is_changing: list of bools: which of the data will change from step to step.
+    :param while_tracing: function from a test, whether an NDArray depends on parameters, changing data or draws, to the
+        context manager in which the objective is to be traced.
 
     ``reason`` says why no program can be used, None if one is or may be; ``folded`` counts, by operator, what is
     evaluated once; ``traced`` and ``simplified`` are the graphs.
     """
 
-    def __init__(self, executor, parameters, ctx, is_changing):
+    def __init__(self, executor, parameters, ctx, is_changing, while_tracing):
         self.reason = None
         self.folded = None
         self.traced = None
@@ -85,6 +84,7 @@ class Evaluations:
         self._parameters = parameters
         self._ctx = ctx
         self._is_changing = is_changing
+        self._while_tracing = while_tracing
         self._before = None
         self._compiled = None
 
@@ -153,7 +153,7 @@ class Evaluations:
         The program, on the arrays of the parameters as they are now.
 
         :param learned: dict from uuid to Parameter: those that need gradients.
-        :returns: :class:`~mxfusion_mvn.inference.compiler.program.Program`, None if it cannot be made; ``reason`` says
+        :returns: :class:`~mxfusion_mvn.compiler.program.Program`, None if it cannot be made; ``reason`` says
             why.
         """
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
@@ -167,8 +167,7 @@ class Evaluations:
     def _traced(self, data, draws=None):
         """The trace, what is known of the evaluation, None if it cannot be traced, its loss and its objective."""
         streams = _streams()
-        sums = FactorGraph.log_pdf.__code__
-        with tracing(self._leaves(data), draws) as trace, summed_log_pdf(lambda array: not trace.holds(array), sums):
+        with tracing(self._leaves(data), draws) as trace, self._while_tracing(trace.is_traced):
             with autograd.record():
                 loss, objective = self._executor(mx.nd.zeros(1, ctx=self._ctx), *data)
         graph = trace.graph(loss, objective)
@@ -201,7 +200,7 @@ class Evaluations:
         """
         Run programs on the draws of an evaluation until one does the same; say how they differ, or keep that one.
 
-        Where rounding counts for much, gradients that MXNet finds may be nearer to the evaluation's than those derived.
+        In ill-conditioned models MXNet's own gradients may agree where the derived ones differ by rounding.
         """
         self.traced = graph
         for is_derived in (True, False):
@@ -263,7 +262,7 @@ def _constants(graph):
 
 def _draws(graph):
     """What random operators drew, if they draw real numbers: these do not come twice."""
-    nodes = [node for node in graph.nodes if node.is_random and not any(few in node.operator for few in _FEW_VALUES)]
+    nodes = [node for node in graph.nodes if node.is_random and not has_few_values(node.operator)]
     draws = [array for node in nodes for array in node.noise]
     return [array for array in draws if np.dtype(array.dtype).kind == "f"]
 
@@ -280,7 +279,7 @@ def _change(before, now):
     for first, second, node in zip(before.constants, now.constants, _constant_nodes(now.graph)):
         if first != second:
             return (
-                f"an array of shape {node.shapes[0]} comes from outside of MXNet's graph and changes from one "
+                f"an array of shape {node.shape} comes from outside of MXNet's graph and changes from one "
                 "evaluation to the next (random numbers of NumPy, a counter, a value read into Python, or data "
                 "changed in place)"
             )

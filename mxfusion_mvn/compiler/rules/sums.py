@@ -12,51 +12,45 @@ which is much faster than MXNet's sum. The gradients are those of the sum; the l
 
 from typing import NamedTuple
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT
-from mxfusion_mvn.inference.compiler.rewriter import dtype_of, is_operator, shape_of, size_of
+from mxfusion_mvn.compiler.graph import CONSTANT, Entry
+from mxfusion_mvn.compiler.operators import having, traits
+from mxfusion_mvn.compiler.thresholds import JOINED_ARRAYS, JOINED_SIZE
 
 import numpy as np
 
-_ADDITIONS = {"elemwise_add": 1, "broadcast_add": 1, "elemwise_sub": -1, "broadcast_sub": -1}
-_MULTIPLICATIONS = ("elemwise_mul", "broadcast_mul")
-_DIVISIONS = ("elemwise_div", "broadcast_div")
-_PRODUCTS = (*_MULTIPLICATIONS, *_DIVISIONS, "square")
-# Arrays of up to so many numbers are joined if there are several.
-_SMALL = 200
-_SEVERAL = 3
-_REORDERINGS = ("Reshape", "transpose", "SwapAxis", "reverse", "_copy")
+_PRODUCTS = (*having("multiplication", "division"), "square")
 
 
 class Term(NamedTuple):
     """A number times the sum of an array."""
 
     factor: float
-    entry: tuple
+    entry: Entry
 
 
 def summed(rewriter, entry, is_joined=False):
     """
     The same number, summed term by term.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param entry: entry of size 1.
     :param is_joined: whether to join small arrays to sum them at once, which is of no use to who derives the sum.
     :returns: an entry of the same shape; the one given, if it is not a single number.
     """
-    if size_of(entry) != 1:
+    if entry.size != 1:
         return entry
-    return rewriter.reshaped(_total(rewriter, entry, is_joined), shape_of(entry))
+    return rewriter.reshaped(_total(rewriter, entry, is_joined), entry.shape)
 
 
 def _total(rewriter, entry, is_joined=False):
     """The sum of an array, an entry of shape (1,)."""
-    terms, offset, dtype = [], 0.0, dtype_of(entry)
+    terms, offset, dtype = [], 0.0, entry.dtype
     stack = [Term(1.0, entry)]
     while stack:
         factor, entry = stack.pop()
         parts = _parts(rewriter, entry)
-        if is_operator(entry, CONSTANT):
-            offset += factor * float(entry[0].array.asnumpy().sum(dtype="float64"))
+        if entry.is_a(CONSTANT):
+            offset += factor * float(entry.node.array.asnumpy().sum(dtype="float64"))
         elif parts is None:
             terms.append(Term(factor, entry))
         else:
@@ -71,11 +65,11 @@ def _total(rewriter, entry, is_joined=False):
 
 def _joined(rewriter, terms):
     """Small arrays that would be summed by themselves, as one product of all their numbers with their factors."""
-    small = [term for term in terms if 1 < size_of(term.entry) <= _SMALL and not is_operator(term.entry, *_PRODUCTS)]
-    if len(small) < _SEVERAL:
+    small = [term for term in terms if 1 < term.entry.size <= JOINED_SIZE and not term.entry.is_a(*_PRODUCTS)]
+    if len(small) < JOINED_ARRAYS:
         return terms
-    sizes = [size_of(term.entry) for term in small]
-    dtype = dtype_of(small[0].entry)
+    sizes = [term.entry.size for term in small]
+    dtype = small[0].entry.dtype
     numbers = [rewriter.reshaped(term.entry, (size,)) for term, size in zip(small, sizes)]
     numbers = rewriter.call("Concat", numbers, (sum(sizes),), {"dim": 0})
     factors = rewriter.constant(np.repeat([term.factor for term in small], sizes).astype(dtype), dtype)
@@ -85,11 +79,10 @@ def _joined(rewriter, terms):
 
 def _collected(terms):
     """The terms with one for each array, without those that cancel."""
-    factors, entries = {}, {}
-    for factor, (node, index) in terms:
-        factors[id(node), index] = factors.get((id(node), index), 0.0) + factor
-        entries[id(node), index] = node, index
-    return [Term(factor, entries[key]) for key, factor in factors.items() if factor]
+    factors = {}
+    for factor, entry in terms:
+        factors[entry] = factors.get(entry, 0.0) + factor
+    return [Term(factor, entry) for entry, factor in factors.items() if factor]
 
 
 def _parts(rewriter, entry):
@@ -98,15 +91,15 @@ def _parts(rewriter, entry):
 
     :returns: None, or a list of terms and a number that is to be added.
     """
-    node = entry[0]
-    size, name = size_of(entry), node.operator
-    if name in _ADDITIONS:
-        signs = 1, _ADDITIONS[name]
-        return [Term(sign * size / size_of(part), part) for sign, part in zip(signs, node.inputs)], 0.0
+    node = entry.node
+    size, name = entry.size, node.operator
+    if traits(name).sign:
+        signs = 1, traits(name).sign
+        return [Term(sign * size / part.size, part) for sign, part in zip(signs, node.inputs)], 0.0
     if name == "add_n":
         return [Term(1.0, part) for part in node.inputs], 0.0
-    if name in _REORDERINGS or name in ("broadcast_to", "sum", "mean") and len(node.shapes) == 1:
-        repeated = size / size_of(node.inputs[0]) if name in ("broadcast_to", "mean") else 1.0
+    if traits(name).reorders or name in ("broadcast_to", "sum", "mean") and len(node.shapes) == 1:
+        repeated = size / node.inputs[0].size if name in ("broadcast_to", "mean") else 1.0
         return [Term(repeated, node.inputs[0])], 0.0
     return _scaled_parts(rewriter, node, size)
 
@@ -116,7 +109,7 @@ def _scaled_parts(rewriter, node, size):
     if name == "negative":
         return [Term(-1.0, node.inputs[0])], 0.0
     if name in ("_mul_scalar", "_div_scalar", "_plus_scalar", "_minus_scalar", "_rminus_scalar"):
-        number = float(node.attributes["scalar"])
+        number = node["scalar"]
         factors = {"_mul_scalar": number, "_div_scalar": 1 / number if number else np.inf, "_rminus_scalar": -1.0}
         offsets = {"_plus_scalar": number * size, "_minus_scalar": -number * size, "_rminus_scalar": number * size}
         factor = factors.get(name, 1.0)
@@ -127,42 +120,42 @@ def _scaled_parts(rewriter, node, size):
 def _single(rewriter, term):
     """The sum of an array that is not linear in others, a term of an entry of shape (1,)."""
     factor, entry = term
-    if size_of(entry) == 1 and not is_operator(entry, *_DIVISIONS, *_MULTIPLICATIONS):
+    if entry.size == 1 and not entry.is_a(*having("multiplication", "division")):
         return Term(factor, rewriter.reshaped(entry, (1,)))
-    if is_operator(entry, *_PRODUCTS):
-        product = _product(rewriter, entry[0])
+    if entry.is_a(*_PRODUCTS):
+        product = _product(rewriter, entry.node)
         if product is not None:
             return Term(factor * product.factor, product.entry)
-    return Term(factor, rewriter.call("sum", [entry], (1,)) if size_of(entry) > 1 else rewriter.reshaped(entry, (1,)))
+    return Term(factor, rewriter.call("sum", [entry], (1,)) if entry.size > 1 else rewriter.reshaped(entry, (1,)))
 
 
 def _product(rewriter, node):
     """<a, b>, and s <a, 1> and <a, 1> / s for a number s, as a term, or None."""
     left, right = node.inputs * 2 if node.operator == "square" else node.inputs
-    is_division = node.operator in _DIVISIONS
-    if size_of(left) == 1 and not is_division:
+    is_division = traits(node.operator).division
+    if left.size == 1 and not is_division:
         left, right = right, left
-    if size_of(right) == 1:
+    if right.size == 1:
         number, right = _without_factor(right)
-        factor, left = (1.0, _total(rewriter, left)) if size_of(left) > 1 else _without_factor(left)
+        factor, left = (1.0, _total(rewriter, left)) if left.size > 1 else _without_factor(left)
         shape = [rewriter.reshaped(entry, (1,)) for entry in (left, right)]
         product = rewriter.call("elemwise_div" if is_division else "elemwise_mul", shape, (1,))
         return Term(factor / number if is_division else factor * number, product)
-    if is_division or shape_of(left) != shape_of(right):
+    if is_division or left.shape != right.shape:
         return None
-    flat = [rewriter.reshaped(entry, (size_of(entry),)) for entry in (left, right)]
+    flat = [rewriter.reshaped(entry, (entry.size,)) for entry in (left, right)]
     return Term(1.0, rewriter.call("dot", flat, (1,)))
 
 
 def _without_factor(entry):
     """A number and an entry without it: c x as (c, x)."""
     factor = 1.0
-    while is_operator(entry, "_mul_scalar", "_div_scalar", "negative", "Reshape"):
-        number = -1.0 if is_operator(entry, "negative") else float(entry[0].attributes.get("scalar", 1.0))
+    while entry.is_a("_mul_scalar", "_div_scalar", "negative", "Reshape"):
+        number = -1.0 if entry.is_a("negative") else 1.0 if entry.is_a("Reshape") else entry.node["scalar"]
         if not number or not np.isfinite(number):
             break
-        factor = factor / number if is_operator(entry, "_div_scalar") else factor * number
-        entry = entry[0].inputs[0]
+        factor = factor / number if entry.is_a("_div_scalar") else factor * number
+        entry = entry.inputs[0]
     return factor, entry
 
 

@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """What adjoints are written with: arithmetic on the entries of a graph, broadcasting and its reverse."""
 
-from mxfusion_mvn.inference.compiler.rewriter import shape_of
-
 import numpy as np
 
-_TRUE = ("True", "1")
+ADJOINTS = {}  # from the name of an operator
+
+
+def adjoint(*operators):
+    """
+    Declare an adjoint, see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`.
+
+    :param operators: names of the operators that it belongs to.
+    :returns: a decorator.
+    """
+
+    def declare(function):
+        ADJOINTS.update(dict.fromkeys(operators, function))
+        return function
+
+    return declare
 
 
 def binary(rewriter, operator, left, right):
     """
     A function of two arrays, broadcast to each other.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param operator: its name without ``broadcast_``.
     :param left: entry.
     :param right: entry.
     :returns: an entry.
     """
-    shape = np.broadcast_shapes(shape_of(left), shape_of(right))
+    shape = np.broadcast_shapes(left.shape, right.shape)
     return rewriter.call(f"broadcast_{operator}", [left, right], shape)
 
 
@@ -26,65 +39,54 @@ def times(rewriter, left, right):
     """
     A product of two arrays, broadcast to each other.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param left: entry.
     :param right: entry, or a number.
     :returns: an entry.
     """
     if isinstance(right, float):
-        return with_number(rewriter, "_mul_scalar", left, right)
+        return with_scalar(rewriter, "_mul_scalar", left, right)
     return binary(rewriter, "mul", left, right)
 
 
 def unary(rewriter, operator, entry):
     """
-    A function of each number.
+    A function of each entry.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param operator: its name.
     :param entry: entry.
     :returns: an entry.
     """
-    return rewriter.call(operator, [entry], shape_of(entry))
+    return rewriter.call(operator, [entry], entry.shape)
 
 
-def with_number(rewriter, operator, entry, number):
+def with_scalar(rewriter, operator, entry, number):
     """
-    A function of an array and a number.
+    A function of an array and a scalar.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param operator: its name.
     :param entry: entry.
     :param number: a float.
     :returns: an entry.
     """
-    return rewriter.call(operator, [entry], shape_of(entry), {"scalar": repr(float(number))})
+    return rewriter.call(operator, [entry], entry.shape, {"scalar": repr(float(number))})
 
 
 def unbroadcast(rewriter, gradient, shape):
     """
     The gradient of what was broadcast.
 
-    :param rewriter: :class:`~mxfusion_mvn.inference.compiler.rewriter.Rewriter`.
+    :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param gradient: entry: that of the broadcast array.
     :param shape: the shape before, aligned to the right.
     :returns: an entry of that shape.
     """
-    full = shape_of(gradient)
+    full = gradient.shape
     padded = (1,) * (len(full) - len(shape)) + tuple(shape)
     axes = tuple(axis for axis, (own, size) in enumerate(zip(padded, full)) if own != size)
     if axes:
         rest = tuple(size for axis, size in enumerate(full) if axis not in axes) or (1,)
         gradient = rewriter.call("sum", [gradient], rest, {"axis": axes})
     return rewriter.reshaped(gradient, shape)
-
-
-def is_true(node, name):
-    """
-    Whether an attribute of a node is set.
-
-    :param node: :class:`~mxfusion_mvn.inference.compiler.graph.Node`.
-    :param name: the name of the attribute.
-    :returns: a bool.
-    """
-    return node.attributes.get(name, "False") in _TRUE

@@ -6,8 +6,8 @@ import os
 import tempfile
 from collections import Counter
 
-from mxfusion_mvn.inference.compiler.program import Program
-from mxfusion_mvn.inference.compiler.threads import few_threads
+from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.compiler.threads import one_blas_thread
 
 import mxnet as mx
 
@@ -19,7 +19,7 @@ def explain(evaluations, ctx):
     """
     Explain a compiled objective.
 
-    :param evaluations: :class:`~mxfusion_mvn.inference.compiler.evaluation.Evaluations` that were compiled.
+    :param evaluations: :class:`~mxfusion_mvn.compiler.evaluation.Evaluations` that were compiled.
     :param ctx: MXNet context.
     :returns: a text of several lines.
     """
@@ -74,7 +74,7 @@ def _profile(evaluations, ctx):
 
 def _timed(evaluations, ctx):
     """Dict from operator to what the profiler, which is on, tells of some steps."""
-    with few_threads([evaluations.simplified], ctx):
+    with one_blas_thread([evaluations.simplified], ctx):
         program = _rehearsal(evaluations, ctx)
         program.run()
         mx.nd.waitall()

@@ -15,18 +15,14 @@ import threading
 from collections import Counter
 from contextlib import contextmanager
 
-from mxfusion_mvn.inference.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Node, leaf, live_graph
-from mxfusion_mvn.inference.compiler.hooks import hooked
+from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Node, leaf, live_graph
+from mxfusion_mvn.compiler.hooks import hooked
+from mxfusion_mvn.compiler.operators import traits
 
-import numpy as np
 from mxnet import autograd
 
 # One trace at a time: the hooks are seen by all threads, and obeyed by that of the trace.
 _LOCK = threading.RLock()
-# Operators that behave differently in training, where an executor always is: how the executor would have to be told.
-TRAINING_ONLY = ("Dropout", "BatchNorm", "RNN")
-# The inputs that an operator updates in place.
-_STATES = {"BatchNorm": (3, 4), "_contrib_SyncBatchNorm": (3, 4)}
 
 
 def _guarded(method):
@@ -46,7 +42,7 @@ class Trace:
     """
     What one evaluation did.
 
-    :param leaves: list of parameter and data leaves, see :func:`~mxfusion_mvn.inference.compiler.graph.leaf`.
+    :param leaves: list of parameter and data leaves, see :func:`~mxfusion_mvn.compiler.graph.leaf`.
     :param draws: list of NDArrays that random operators are to give in place of what they would draw, None to draw.
 
     ``reason`` says why the trace is of no use, None if it is sound; ``folded`` counts, by operator, the calls that were
@@ -58,7 +54,7 @@ class Trace:
         self._draws = None if draws is None else list(draws)
         self.folded = Counter()
         self._nodes = list(leaves)
-        self._entries = {node.array.handle.value: (node, 0) for node in leaves}
+        self._entries = {node.array.handle.value: node.entry() for node in leaves}
         self._kept = [node.array for node in leaves]  # a freed handle may be given to another array
         self._viewed = set()
         self._thread = threading.get_ident()
@@ -69,15 +65,15 @@ class Trace:
 
         :param loss: NDArray, as the evaluation returned it.
         :param objective: NDArray.
-        :returns: a :class:`~mxfusion_mvn.inference.compiler.graph.Graph`, None if there is none; ``reason`` says why.
+        :returns: a :class:`~mxfusion_mvn.compiler.graph.Graph`, None if there is none; ``reason`` says why.
         """
-        if self.reason is None and not self.holds(objective):
+        if self.reason is None and not self.is_traced(objective):
             self.give_up("the objective depends on no parameter that is trained")
         if self.reason is not None:
             return None
         graph = live_graph(self._nodes, self._entry(loss), self._entry(objective))
         for node in graph.nodes:
-            if node.operator in (PARAMETER, DATA) and self._entries.get(node.array.handle.value) != (node, 0):
+            if node.operator in (PARAMETER, DATA) and self._entries.get(node.array.handle.value) != node.entry():
                 self.give_up(f"the {node.operator} {node.key} is written to while the objective is evaluated")
                 return None
         return graph
@@ -86,7 +82,7 @@ class Trace:
         """Let go of the arrays of the evaluation, to be called when nothing is to be noted any more."""
         self._nodes, self._entries, self._kept = [], {}, []
 
-    def holds(self, array):
+    def is_traced(self, array):
         """
         Whether an array depends on a leaf or on random numbers.
 
@@ -94,7 +90,7 @@ class Trace:
         :returns: a bool.
         """
         entry = self._entries.get(array.handle.value)
-        return entry is not None and entry[0].operator != CONSTANT
+        return entry is not None and entry.node.operator != CONSTANT
 
     def sources(self, array):
         """
@@ -143,7 +139,7 @@ class Trace:
         return self._draws.pop(0).copy()
 
     @contextmanager
-    def deaf(self):
+    def paused(self):
         """Within a ``with`` block, note nothing."""
         thread, self._thread = self._thread, None
         try:
@@ -165,11 +161,11 @@ class Trace:
         """
         if is_written:
             self._check_not_used(outputs)
-        if noise is None and not any(self.holds(array) for array in inputs):
+        if noise is None and not any(self.is_traced(array) for array in inputs):
             self.folded[name] += 1
             self._forget(outputs)
             return
-        if name in TRAINING_ONLY and not autograd.is_training():
+        if traits(name).training_only and not autograd.is_training():
             self.give_up(f"`{name}` is used outside training mode")
         shapes, dtypes = [array.shape for array in outputs], [array.dtype for array in outputs]
         node = Node(name, self._inputs(name, inputs), attributes, shapes, dtypes, noise=noise)
@@ -188,11 +184,11 @@ class Trace:
         """
         self._kept.extend((base, view))
         self._viewed.update((base.handle.value, view.handle.value))
-        if self.holds(base):
+        if self.is_traced(base):
             node = Node(name, self._inputs(name, [base]), attributes, [shape or view.shape], [view.dtype])
             if shape:
                 self._append(node)
-                node = Node("Reshape", [(node, 0)], {"shape": str(view.shape)}, [view.shape], [view.dtype])
+                node = Node("Reshape", [node.entry()], {"shape": str(view.shape)}, [view.shape], [view.dtype])
             self._add(node, [view])
 
     @_guarded
@@ -206,7 +202,7 @@ class Trace:
         self._forget([array])
 
     def _inputs(self, name, inputs):
-        states = _STATES.get(name, ())
+        states = traits(name).states
         entries = [
             self._state(array) if position in states else self._entry(array) for position, array in enumerate(inputs)
         ]
@@ -217,10 +213,9 @@ class Trace:
         return [self._blocked(entry) for entry in entries]
 
     def _blocked(self, entry):
-        node, index = entry
-        if node.operator in (CONSTANT, STATE, "BlockGrad") or np.dtype(node.dtypes[index]).kind != "f":
+        if entry.is_a(CONSTANT, STATE, "BlockGrad") or entry.dtype.kind != "f":
             return entry
-        return self._append(Node("BlockGrad", [entry], {}, [node.shapes[index]], [node.dtypes[index]])), 0
+        return self._append(Node("BlockGrad", [entry], {}, [entry.shape], [entry.dtype])).entry()
 
     def _entry(self, array):
         handle = array.handle.value
@@ -230,12 +225,12 @@ class Trace:
 
     def _state(self, array):
         self._kept.append(array)
-        return self._append(leaf(STATE, array)), 0
+        return self._append(leaf(STATE, array)).entry()
 
     def _add(self, node, outputs):
         self._append(node)
         self._kept.extend(outputs)
-        self._entries.update((array.handle.value, (node, index)) for index, array in enumerate(outputs))
+        self._entries.update((array.handle.value, node.entry(index)) for index, array in enumerate(outputs))
 
     def _append(self, node):
         self._nodes.append(node)
@@ -248,7 +243,7 @@ class Trace:
     def _check_not_used(self, outputs):
         for array in outputs:
             handle = array.handle.value
-            if handle in self._viewed or handle in self._entries and not self.holds(array):
+            if handle in self._viewed or handle in self._entries and not self.is_traced(array):
                 self.give_up("an array that was used before is changed in place")
 
 

@@ -6,7 +6,8 @@ Each hook obeys the thread of the trace only, calls what it replaces, and notes 
 
 from contextlib import ExitStack, contextmanager
 
-from mxfusion_mvn.inference.compiler.graph import invoke, is_random_operator, operator_info
+from mxfusion_mvn.compiler.library import invoke, operator_info
+from mxfusion_mvn.compiler.operators import is_random
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -32,7 +33,7 @@ def hooked(trace):
     """
     For the span of a ``with`` block, have a trace note what its thread computes.
 
-    :param trace: :class:`~mxfusion_mvn.inference.compiler.tracing.Trace`.
+    :param trace: :class:`~mxfusion_mvn.compiler.tracing.Trace`.
     """
     with ExitStack() as hooks:
         hooks.enter_context(replaced(register, "_imperative_invoke", _traced_operator(trace)))
@@ -48,7 +49,7 @@ def hooked(trace):
 @contextmanager
 def replaced(owner, name, hook):
     """
-    There is no seam here: an attribute is replaced for the span of a ``with`` block, and put back whatever happens.
+    Replace an attribute for the span of a ``with`` block, because MXNet offers no hook; it is put back in any case.
 
     :param owner: a module or a class.
     :param name: of the attribute.
@@ -78,7 +79,7 @@ def _traced_operator(trace):
         result = _called(trace, name, out, lambda: call(handle, arrays, keys, values, out, is_np_op, *flags))
         outputs = list(result) if isinstance(result, (list, tuple)) else [result]
         name, attributes = _replayable(trace, name, attributes, inputs, outputs)
-        noise = outputs if is_random_operator(name) else None
+        noise = outputs if is_random(name) else None
         trace.note(name, inputs, attributes, outputs, noise, is_written=out is not None)
         return result
 
@@ -87,9 +88,9 @@ def _traced_operator(trace):
 
 def _called(trace, name, out, function):
     """The result of an operator: a draw may be given."""
-    if not is_random_operator(name):
+    if not is_random(name):
         return function()
-    with trace.deaf():
+    with trace.paused():
         drawn = trace.draw(function)
         return drawn if out is None or drawn is out else drawn.copyto(out)
 
@@ -97,13 +98,15 @@ def _called(trace, name, out, function):
 def _before_writing(trace, inputs, out):
     """The inputs of an operator, those that it overwrites copied: a constant is remembered as it was."""
     written = [array.handle.value for array in (out if isinstance(out, (list, tuple)) else [out])]
-    with trace.deaf(), autograd.pause():
-        return [array.copy() if array.handle.value in written and not trace.holds(array) else array for array in inputs]
+    with trace.paused(), autograd.pause():
+        return [
+            array.copy() if array.handle.value in written and not trace.is_traced(array) else array for array in inputs
+        ]
 
 
 def _traced_dropout(trace, call, handle, arrays, attributes):
     """Dropout of ones draws the mask, from the same random numbers; the product is what Dropout gives."""
-    with trace.deaf():
+    with trace.paused():
         with autograd.pause(train_mode=True):
             mask = trace.draw(lambda: invoke(call, handle, [mx.nd.ones_like(arrays[0])], attributes))
         result = mx.nd.elemwise_mul(arrays[0], mask)
@@ -122,8 +125,8 @@ def _replayable(trace, name, attributes, inputs, outputs):
         if kind in _NATIVE:
             return _NATIVE[kind], {}
         trace.give_up(f"the operator `{kind}` is written in Python")
-    is_random = name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or name.startswith("_image_random_")
-    if is_random or attributes.get("get_prob") == "True":
+    draws = name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or name.startswith("_image_random_")
+    if draws or attributes.get("get_prob") == "True":
         trace.give_up(f"`{name}` draws random numbers together with something else")
     return name, attributes
 
@@ -205,7 +208,7 @@ def _traced_at(trace, at):
 def _traced_indexing(trace, index):
     def hook(array, key):
         part = index(array, key)
-        if trace.is_listening() and trace.holds(array) and not trace.holds(part):
+        if trace.is_listening() and trace.is_traced(array) and not trace.is_traced(part):
             slices = NDArray._basic_indexing_key_int_to_slice(tuple(i for i in key if i is not None))[0]
             limits = NDArray._basic_indexing_key_to_begin_end_step(slices, array.shape, keep_none=True)
             shape = NDArray._basic_indexing_sliced_shape(slices, array.shape)
@@ -246,7 +249,7 @@ def _refused_read(trace, method):
 def _refused(why):
     def hook_for(trace, method):
         def hook(array, *args, **kwargs):
-            if trace.is_listening() and trace.holds(array):
+            if trace.is_listening() and trace.is_traced(array):
                 trace.give_up(why)
             return method(array, *args, **kwargs)
 

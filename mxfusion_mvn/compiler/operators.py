@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of operators: all that the compiler knows of an operator of MXNet, except for its adjoint.
+
+Who adds an operator adds a row here and an adjoint in ``derivatives``. An operator without a row is traced and run like
+any other; no rule applies to it, and without an adjoint MXNet finds the gradients of the whole graph.
+"""
+
+import ast
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+
+class Operator(NamedTuple):
+    """
+    One row of the table.
+
+    ``attributes`` are those that rules and adjoints read, with MXNet's defaults. The other columns are what holds of
+    the operator; a position is that of an input.
+    """
+
+    attributes: Dict[str, Any] = {}
+    elementwise: bool = False  # a function of each entry of its one array
+    backward_takes: Optional[str] = None  # what `_backward_x` takes beside a gradient: the "input" or the "output" of x
+    zero_derivative: bool = False
+    neutral: Optional[float] = None  # with this scalar it copies
+    changes_shape_only: bool = False
+    broadcasts_only: bool = False
+    copies: bool = False  # where it leaves the shape as it is
+    reorders: bool = False  # the sum of all entries stays
+    reduction: bool = False
+    linear: Tuple[int, ...] = ()  # positions: scalars that multiply these multiply the output
+    sign: int = 0  # it is a sum of two arrays, the second with this sign
+    multiplication: bool = False  # entry by entry
+    division: bool = False  # entry by entry
+    event_axes: Optional[int] = None  # a function of each matrix of a batch: how many axes its value has
+    matrix_product: bool = False  # of two batches of matrices, or a triangular solve
+    factorisation: bool = False  # of a matrix, by LAPACK
+    layer: bool = False  # of a neural network, which MXNet divides among threads
+    states: Tuple[int, ...] = ()  # positions: it updates these in place
+    training_only: bool = False  # it behaves differently in training, where an executor always is
+    few_values: bool = False  # its draws have few values, and may come twice
+
+
+class Binary(NamedTuple):
+    """Forms of a function of two arrays that are broadcast to each other."""
+
+    equal_shapes: str
+    scalar_right: Optional[str]
+    scalar_left: Optional[str]
+    fast_equal_shapes: Optional[str] = None  # if that is another one
+
+    @property
+    def fastest(self):
+        """The fastest form for equal shapes."""
+        return self.fast_equal_shapes or self.equal_shapes
+
+
+BINARY = {
+    # MKLDNN takes long to set up elemwise_add.
+    "broadcast_add": Binary("elemwise_add", "_plus_scalar", "_plus_scalar", "broadcast_add"),
+    "broadcast_sub": Binary("elemwise_sub", "_minus_scalar", "_rminus_scalar"),
+    "broadcast_mul": Binary("elemwise_mul", "_mul_scalar", "_mul_scalar"),
+    "broadcast_div": Binary("elemwise_div", "_div_scalar", "_rdiv_scalar"),
+    "broadcast_power": Binary("_power", "_power_scalar", "_rpower_scalar"),
+    # With the scalar on the left MXNet gives the gradient of a tie to the scalar.
+    "broadcast_maximum": Binary("_maximum", "_maximum_scalar", None),
+    "broadcast_minimum": Binary("_minimum", "_minimum_scalar", None),
+}
+BROADCASTING = {forms.equal_shapes: name for name, forms in BINARY.items()}
+
+OPERATORS: Dict[str, Operator] = {}
+
+
+def _rows(names, **columns):
+    for name in names.split():
+        OPERATORS[name] = Operator(**columns)
+
+
+_SCALAR = {"scalar": float("nan")}
+_AXES = {"axis": None, "exclude": False, "keepdims": False}
+_TRIANGLE = {"offset": 0, "lower": True}
+_FACTOR = {"transpose": False, "rightside": False, "lower": True, "alpha": 1.0}
+
+# Functions of each entry.
+_rows(
+    "abs square rsqrt rcbrt reciprocal log log10 log2 log1p expm1 sin cos sinh arcsin arctan softsign erf gamma "
+    "gammaln smooth_l1",
+    elementwise=True,
+    backward_takes="input",
+)
+_rows("sqrt cbrt tan tanh sigmoid relu", elementwise=True, backward_takes="output")
+_rows("negative exp cosh arccos arcsinh arccosh arctanh hard_sigmoid erfinv digamma", elementwise=True)
+_rows("BlockGrad Cast", elementwise=True)
+_rows("sign floor ceil round logical_not", elementwise=True, zero_derivative=True)
+_rows("ones_like zeros_like", zero_derivative=True)
+_rows("Activation", attributes={"act_type": ""}, elementwise=True)
+_rows("clip", attributes={"a_min": float("-inf"), "a_max": float("inf")}, elementwise=True)
+# Functions of each entry and a scalar.
+_rows("_rdiv_scalar _maximum_scalar _minimum_scalar", attributes=_SCALAR, elementwise=True, backward_takes="input")
+_rows("_rpower_scalar", attributes=_SCALAR, elementwise=True, backward_takes="output")
+_rows("_power_scalar", attributes=_SCALAR, elementwise=True, backward_takes="input", neutral=1.0)
+_rows("_mul_scalar _div_scalar", attributes=_SCALAR, elementwise=True, neutral=1.0)
+_rows("_plus_scalar _minus_scalar", attributes=_SCALAR, elementwise=True, neutral=0.0)
+_rows("_rminus_scalar", attributes=_SCALAR, elementwise=True)
+_COMPARISONS = "greater lesser greater_equal lesser_equal equal not_equal".split()
+_rows(" ".join(f"_{name}_scalar" for name in _COMPARISONS), attributes=_SCALAR, elementwise=True, zero_derivative=True)
+# Functions of two arrays, entry by entry.
+_rows("elemwise_add broadcast_add", sign=1)
+_rows("elemwise_sub broadcast_sub", sign=-1)
+_rows("elemwise_mul broadcast_mul", multiplication=True, linear=(0, 1))
+_rows("elemwise_div broadcast_div", division=True, linear=(0,))
+_rows(" ".join(f"broadcast_{name} _{name}" for name in _COMPARISONS), zero_derivative=True)
+# Functions of two arrays that MXNet broadcasts to each other.
+BROADCASTING_BINARY = [*BINARY, *(f"broadcast_{name}" for name in _COMPARISONS)]
+# Functions of axes.
+_rows("expand_dims squeeze Flatten", changes_shape_only=True)
+# Scalars do not move outward through a reshape: that itself moves outward through a multiplication.
+_rows("Reshape", attributes={"shape": ()}, reorders=True)
+_rows("_np_reshape", attributes={"newshape": ()})
+_rows("transpose", attributes={"axes": ()}, reorders=True, linear=(0,))
+_rows("SwapAxis", attributes={"dim1": 0, "dim2": 0}, reorders=True)
+_rows("reverse", reorders=True)
+_rows("_copy", copies=True, reorders=True, linear=(0,))
+_rows("broadcast_axis broadcast_like", broadcasts_only=True)
+_rows("broadcast_to", attributes={"shape": ()})
+_rows("sum mean", attributes=_AXES, reduction=True, linear=(0,))
+_rows("max min prod", attributes=_AXES, reduction=True)
+_rows("slice_axis", attributes={"axis": 0, "begin": 0, "end": None}, copies=True, linear=(0,))
+_rows("slice", attributes={"begin": (), "end": (), "step": ()})
+_rows("SliceChannel", attributes={"num_outputs": 0, "axis": 1, "squeeze_axis": False})
+_rows("Concat", attributes={"dim": 1})
+_rows("stack", attributes={"axis": 0})
+# Functions of matrices.
+_SIDES = {"transpose_a": False, "transpose_b": False}
+_rows("dot", attributes=_SIDES, linear=(0, 1))
+_rows("batch_dot", attributes=_SIDES, linear=(0, 1), matrix_product=True)
+_rows("_linalg_gemm2", attributes={**_SIDES, "alpha": 1.0, "axis": -2}, linear=(0, 1), matrix_product=True)
+_rows("_linalg_gemm", matrix_product=True)
+_rows("_linalg_syrk", attributes={"transpose": False, "alpha": 1.0}, matrix_product=True)
+_rows("_linalg_trsm", attributes=_FACTOR, linear=(1,), matrix_product=True)
+_rows("_linalg_trmm", attributes=_FACTOR, linear=(0, 1), matrix_product=True)
+_rows("_linalg_potrf _linalg_potri", attributes={"lower": True}, event_axes=2, factorisation=True)
+_rows("_linalg_syevd _linalg_gelqf _linalg_inverse", factorisation=True)
+_rows("_linalg_sumlogdiag", event_axes=0)
+_rows("_linalg_extractdiag", attributes={"offset": 0}, event_axes=1, linear=(0,))
+_rows("_linalg_makediag", attributes={"offset": 0}, linear=(0,))
+_rows("_linalg_extracttrian _linalg_maketrian", attributes=_TRIANGLE, linear=(0,))
+_rows("FullyConnected", attributes={"num_hidden": 0, "no_bias": False, "flatten": True})
+_rows("Convolution Deconvolution", layer=True)
+# Operators with states, or that behave differently in training.
+_rows("BatchNorm", states=(3, 4), training_only=True)
+_rows("_contrib_SyncBatchNorm", states=(3, 4))
+_rows("RNN", layer=True, training_only=True)
+_rows("Dropout", training_only=True, few_values=True)
+
+COMMUTATIVE = ("elemwise_add", "elemwise_mul", "broadcast_add", "broadcast_mul")
+
+_UNKNOWN = Operator()
+_RANDOM = ("_random_", "random_", "_sample_", "sample_", "_shuffle", "Dropout")
+_DENSITIES = ("_random_pdf_", "random_pdf_")
+_FEW_VALUES = ("poisson", "binomial", "multinomial", "bernoulli", "randint", "shuffle")
+
+
+def traits(name):
+    """
+    The row of an operator.
+
+    :param name: its registered name.
+    :returns: :class:`Operator`, one with nothing in it if the table has none.
+    """
+    return OPERATORS.get(name, _UNKNOWN)
+
+
+def having(*columns) -> List[str]:
+    """
+    Names of the operators for which one of some columns is set.
+
+    :param columns: names of columns.
+    :returns: list of strings.
+    """
+    return [name for name, row in OPERATORS.items() if any(getattr(row, column) for column in columns)]
+
+
+def is_random(name):
+    """
+    Whether an operator draws random numbers.
+
+    :param name: its name.
+    :returns: a bool.
+    """
+    return name.startswith(_RANDOM) and not name.startswith(_DENSITIES)
+
+
+def has_few_values(name):
+    """
+    Whether the draws of a random operator have few values, and may come twice.
+
+    :param name: its name.
+    :returns: a bool.
+    """
+    return traits(name).few_values or any(few in name for few in _FEW_VALUES)
+
+
+def decoded(operator, name, attributes):
+    """
+    The value of an attribute.
+
+    :param operator: the name of the operator.
+    :param name: the name of the attribute, one of the operator's row.
+    :param attributes: dict from name to string.
+    :returns: a value of the type of MXNet's default, which it is where the attribute is not set.
+    """
+    default = traits(operator).attributes[name]
+    text = attributes.get(name)
+    if text is None:
+        return default
+    if isinstance(default, bool):
+        return text in ("True", "1")
+    return type(default)(text) if isinstance(default, (str, int, float)) else ast.literal_eval(text)
+
+
+def reduced_axes(node):
+    """
+    The axes that a reduction sums over.
+
+    :param node: a :class:`~mxfusion_mvn.compiler.graph.Node` of ``sum`` or ``mean``.
+    :returns: set of int.
+    """
+    ndim = len(node.inputs[0].shape)
+    axes = (node["axis"],) if isinstance(node["axis"], int) else node["axis"] or ()
+    axes = {axis % ndim for axis in axes} or set(range(ndim))
+    return set(range(ndim)) - axes if node["exclude"] else axes

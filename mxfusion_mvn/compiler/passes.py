@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewriting a traced graph into one that computes the same, and the gradients, with fewer and cheaper operators.
+
+The passes, in their order, and the form that each leaves:
+
+``canonical``
+    No operator that does nothing. Broadcasts and reshapes come as late as possible, arrays of equal shapes meet in
+    ``elemwise_add`` and its like, constants are folded. The objective, a sum of sums, is summed term by term.
+``splits``
+    Slices that make up an array are outputs of one split.
+``gradients``
+    The gradients are results of the graph, unless an operator has no known adjoint; then ``mxnet_gradients`` is the
+    last pass.
+``scalars``
+    Scalars that multiply arrays have moved outward and met; gradients of slices are joined.
+``absorbed``
+    Scalars are part of the products that they multiply.
+``lowered``
+    Slow operators of MXNet have given way to fast ones: sums and broadcasts are dot products, ``elemwise_add`` is
+    ``broadcast_add`` again.
+``mxnet_gradients``
+    The same where gradients are left to MXNet, whose backward operators are fastest for equal shapes.
+
+The rules of ``canonical`` and of ``lowered`` undo each other: they must not be in one Rewriter.
+"""
+
+from mxfusion_mvn.compiler.derivatives.reverse import differentiated
+from mxfusion_mvn.compiler.graph import live_graph
+from mxfusion_mvn.compiler.rewriter import Rewriter, rule
+from mxfusion_mvn.compiler.rules.basic import BASIC
+from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
+from mxfusion_mvn.compiler.rules.pieces import PIECES
+from mxfusion_mvn.compiler.rules.products import row
+from mxfusion_mvn.compiler.rules.scalars import SCALARS, absorbed
+from mxfusion_mvn.compiler.rules.splits import with_splits
+from mxfusion_mvn.compiler.rules.sums import summed
+
+
+def simplify(graph, is_derived=True):
+    """
+    The simplified graph.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
+    :param is_derived: whether gradients are to be part of it, if all of its operators have a known adjoint.
+    :returns: a graph of the same loss and objective.
+    """
+    for _, passed in passes(graph, is_derived):
+        graph = passed
+    return graph
+
+
+def passes(graph, is_derived=True):
+    """
+    Simplify, pass by pass.
+
+    :param graph: as in :func:`simplify`.
+    :param is_derived: as in :func:`simplify`.
+    :returns: iterator of pairs: the name of a pass, and the graph after it.
+    """
+    ctx = next(node for node in graph.nodes if node.is_leaf).array.context
+    graph = _summed(Rewriter(BASIC, ctx), graph)
+    yield "canonical", graph
+    graph = with_splits(graph)
+    yield "splits", graph
+    derived = differentiated(Rewriter(BASIC, ctx), graph) if is_derived else None
+    if derived is None:
+        yield "mxnet_gradients", with_few_uses(_rewritten(LOWERING_WITHOUT_GRADIENTS, ctx, graph))
+        return
+    graph = live_graph(*derived)
+    yield "gradients", graph
+    graph = _summed(Rewriter((_unblocked, row, *PIECES, *SCALARS, *BASIC), ctx), graph)
+    yield "scalars", graph
+    graph = absorbed(graph)
+    yield "absorbed", graph
+    yield "lowered", _rewritten(LOWERING, ctx, graph)
+
+
+def _rewritten(rules, ctx, graph):
+    return live_graph(*Rewriter(rules, ctx).rewrite(graph))
+
+
+def _summed(rewriter, graph):
+    graph = rewriter.rewrite(graph)
+    heads = [summed(rewriter, entry, graph.results is not None) for entry in (graph.loss, graph.objective)]
+    return live_graph(*graph._replace(loss=heads[0], objective=heads[1]))
+
+
+@rule("BlockGrad")
+def _unblocked(rewriter, node):
+    """When gradients are part of a graph, nothing has to be kept from them."""
+    return node.inputs[0]

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slices that together make up an array, as loops over samples take them, become one split.
+
+The gradient of each slice is an array of the full size, and all of them are added up; that of a split is made at once.
+"""
+
+from mxfusion_mvn.compiler.graph import Node, live_graph
+
+
+def with_splits(graph):
+    """
+    The graph with splits in place of slices.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
+    :returns: a graph that computes the same.
+    """
+    groups = {}
+    for node in graph.nodes:
+        if node.operator == "slice_axis":
+            groups.setdefault((node.inputs[0], node["axis"]), []).append(node)
+    splits = {node: part for group in groups.values() for node, part in _parts(group).items()}
+    nodes, made = [], {}
+    for node in graph.nodes:
+        split, index = splits.get(node, (node, 0))
+        if split not in made:
+            made[split] = split.with_inputs([made[entry] for entry in split.inputs])
+            nodes.append(made[split])
+        if node in splits:
+            made[node.entry()] = made[split].entry(index)
+        else:
+            made.update((node.entry(index), made[split].entry(index)) for index in range(len(node.shapes)))
+    return live_graph(nodes, *graph.mapped(made.get))
+
+
+def _parts(slices):
+    """Dict from slice to the output of a split that is the same, empty if the slices do not make up an array."""
+    begins = {node["begin"]: node for node in slices}
+    (source,), axis, shape = slices[0].inputs, slices[0]["axis"], slices[0].shape
+    size, width = source.shape[axis], shape[axis]
+    whole = len(slices) > 1 and sorted(begins) == list(range(0, size, width))
+    if not whole or len(begins) < len(slices) or any(node.shape != shape for node in slices):
+        return {}
+    attributes = {"num_outputs": str(size // width), "axis": str(axis)}
+    split = Node("SliceChannel", [source], attributes, [shape] * len(slices), [source.dtype] * len(slices))
+    return {node: (split, begin // width) for begin, node in begins.items()}
