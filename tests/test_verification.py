@@ -87,7 +87,7 @@ def frozen(graph):
     for each in graph.nodes[position + 1 :]:
         made[each] = each if each.is_leaf else each.with_inputs([made[s].entry(i) for s, i in each.inputs])
         rest.append(made[each])
-    heads = graph.mapped(lambda entry: made[entry.node].entry(entry.index))
+    heads = graph.mapped(lambda entry: made[entry.node].entry(entry.output))
     return graph._replace(
         nodes=[*nodes, *graph.nodes[:position], *rest], loss=heads[0], objective=heads[1], results=heads[2]
     )

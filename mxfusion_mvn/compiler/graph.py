@@ -86,22 +86,22 @@ class Entry(NamedTuple):
     """One output of a node. Entries are equal, and one key of a dict, if they are the same output of one node."""
 
     node: Node
-    index: int = 0
+    output: int = 0
 
     @property
     def shape(self):
         """Its shape, tuple of int."""
-        return self.node.shapes[self.index]
+        return self.node.shapes[self.output]
 
     @property
     def size(self):
         """How many scalars it has."""
-        return math.prod(self.node.shapes[self.index])
+        return math.prod(self.node.shapes[self.output])
 
     @property
     def dtype(self):
         """Its NumPy dtype."""
-        return self.node.dtypes[self.index]
+        return self.node.dtypes[self.output]
 
     @property
     def inputs(self):
@@ -180,7 +180,8 @@ def _label(node, position):
 
 
 def _reference(entry, names):
-    return names[entry.node] + (f".{entry.index}" if len(entry.node.shapes) > 1 else "")
+    name = names.get(entry.node, f"?{entry.node.operator}")  # the checker prints graphs that are wrong
+    return name + (f".{entry.output}" if len(entry.node.shapes) > 1 else "")
 
 
 def _line(node, names):
@@ -188,7 +189,7 @@ def _line(node, names):
     shapes = node.shape if len(node.shapes) == 1 else ", ".join(map(str, node.shapes))
     if node.is_leaf:
         key = f" {node.key}" if node.key is not None else ""
-        value = f" = {node.array.asscalar():g}" if node.operator == CONSTANT and node.size == 1 else ""
+        value = f" = {node.array.asnumpy().item():g}" if node.operator == CONSTANT and node.size == 1 else ""
         return f"{names[node]:>5} : {node.operator}{key} {shapes}{value}"
     arguments = ", ".join(_reference(entry, names) for entry in node.inputs)
     attributes = ", ".join(f"{name}={value}" for name, value in sorted(node.attributes.items()))

@@ -29,6 +29,7 @@ from mxfusion_mvn.compiler.graph import live_graph
 from mxfusion_mvn.compiler.rewriter import Rewriter, rule
 from mxfusion_mvn.compiler.rules.basic import BASIC
 from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
+from mxfusion_mvn.compiler.rules.masks import diagonal_of_mask
 from mxfusion_mvn.compiler.rules.pieces import PIECES
 from mxfusion_mvn.compiler.rules.products import row
 from mxfusion_mvn.compiler.rules.scalars import SCALARS, absorbed
@@ -68,7 +69,7 @@ def passes(graph, is_derived=True):
         return
     graph = live_graph(*derived)
     yield "gradients", graph
-    graph = _summed(Rewriter((_unblocked, row, *PIECES, *SCALARS, *BASIC), ctx), graph)
+    graph = _summed(Rewriter((_unblocked, row, diagonal_of_mask, *PIECES, *SCALARS, *BASIC), ctx), graph)
     yield "scalars", graph
     graph = absorbed(graph)
     yield "absorbed", graph

@@ -173,12 +173,18 @@ class Rewriter:
 @rule()
 def evaluated(rewriter, node):
     """What depends on constants alone is a constant."""
-    constants = [entry.node.array for entry in node.inputs if entry.is_a(CONSTANT)]
-    if node.is_random or not constants or len(constants) < len(node.inputs) or len(node.shapes) > 1:
+    constants = [_constant_array(entry) for entry in node.inputs]
+    if node.is_random or not constants or len(node.shapes) > 1 or any(array is None for array in constants):
         return None
     with autograd.pause():
         array = invoke(register._imperative_invoke, operator_handle(node.operator), constants, node.attributes)
     return rewriter.add(leaf(CONSTANT, array))
+
+
+def _constant_array(entry):
+    if entry.is_a("broadcast_to") and entry.inputs[0].is_a(CONSTANT):
+        return entry.inputs[0].node.array.broadcast_to(entry.shape)
+    return entry.node.array if entry.is_a(CONSTANT) else None
 
 
 def applied(kind, function, rewriter, node, *arguments):
@@ -226,7 +232,7 @@ def _key(node):
         return None
     inputs = node.inputs
     if node.operator in COMMUTATIVE:
-        inputs = sorted(inputs, key=lambda entry: (id(entry.node), entry.index))
+        inputs = sorted(inputs, key=lambda entry: (id(entry.node), entry.output))
     return node.operator, tuple(sorted(node.attributes.items())), tuple(inputs)
 
 

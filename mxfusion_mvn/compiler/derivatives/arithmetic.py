@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What adjoints are written with: arithmetic on the entries of a graph, broadcasting and its reverse."""
 
+from typing import Callable, Dict
+
 import numpy as np
 
-ADJOINTS = {}  # from the name of an operator
+ADJOINTS: Dict[str, Callable] = {}  # by the name of the operator
 
 
 def adjoint(*operators):

@@ -7,7 +7,9 @@ MXNet's autograd has it, the gradient of a factor is a lower triangle, and that 
 """
 
 from mxfusion_mvn.compiler.derivatives.arithmetic import adjoint, binary, times, unary
-from mxfusion_mvn.compiler.thresholds import NARROW
+from mxfusion_mvn.compiler.graph import CONSTANT
+from mxfusion_mvn.compiler.operators import having
+from mxfusion_mvn.compiler.thresholds import LARGE_CONSTANT, NARROW
 
 import numpy as np
 
@@ -95,6 +97,9 @@ def _batch_dot(rewriter, node, gradient):
 
 @adjoint("_linalg_syrk")
 def _syrk(rewriter, node, gradient):
+    if _is_symmetric(gradient):
+        sides = (node.inputs[0], gradient) if node["transpose"] else (gradient, node.inputs[0])
+        return [_product(rewriter, *sides, alpha=2 * node["alpha"])]
     if not node["transpose"] and node.inputs[0].shape[-1] <= NARROW:
         parts = [_product(rewriter, gradient, node.inputs[0], turned, False, node["alpha"]) for turned in (False, True)]
         return [binary(rewriter, "add", *parts)]
@@ -102,6 +107,28 @@ def _syrk(rewriter, node, gradient):
     if node["transpose"]:
         return [_product(rewriter, node.inputs[0], both, alpha=node["alpha"])]
     return [_product(rewriter, both, node.inputs[0], alpha=node["alpha"])]
+
+
+def _is_symmetric(entry):
+    """Whether matrices are known to be symmetric: A A^T, L^-T S L^-1, and what scalars and sums make of such."""
+    if entry.is_a("_linalg_syrk"):
+        return True
+    if entry.is_a("_linalg_gemm2"):
+        return entry.inputs[0] == entry.inputs[1] and entry.node["transpose_a"] != entry.node["transpose_b"]
+    if entry.is_a("Reshape", "broadcast_to"):
+        return entry.inputs[0].shape[-2:] == entry.shape[-2:] and _is_symmetric(entry.inputs[0])
+    if entry.is_a("_mul_scalar", "_div_scalar", "negative", *having("sign")):
+        return all(part.shape[-2:] == entry.shape[-2:] and _is_symmetric(part) for part in entry.inputs)
+    if entry.is_a("_linalg_trsm"):
+        factor, inner = entry.inputs
+        first, second = entry.node, inner.node
+        is_congruence = inner.is_a("_linalg_trsm") and inner.inputs[0] == factor
+        is_congruence = is_congruence and first["rightside"] != second["rightside"]
+        return is_congruence and first["transpose"] != second["transpose"] and _is_symmetric(inner.inputs[1])
+    if entry.is_a(CONSTANT) and entry.size <= LARGE_CONSTANT:
+        values = entry.node.array.asnumpy()
+        return np.array_equal(values, np.swapaxes(values, -1, -2))
+    return False
 
 
 def _solved(rewriter, factor, matrix, transpose, rightside, alpha=1.0):

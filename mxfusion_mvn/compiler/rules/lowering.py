@@ -10,6 +10,7 @@ broadcast is broadcast first, if gradients are left to MXNet.
 from mxfusion_mvn.compiler.graph import Node, live_graph
 from mxfusion_mvn.compiler.operators import BINARY, BROADCASTING_BINARY, reduced_axes
 from mxfusion_mvn.compiler.rewriter import evaluated, rule
+from mxfusion_mvn.compiler.rules.masks import mask_of_mask
 from mxfusion_mvn.compiler.rules.products import PRODUCTS
 from mxfusion_mvn.compiler.thresholds import DOT_TO_BROADCAST, DOT_TO_SUM, FEW_SUMMANDS, MANY_ENTRIES
 
@@ -202,7 +203,7 @@ def with_few_uses(graph):
     made = {}
 
     def use(entry):
-        entry = made[entry.node].entry(entry.index)
+        entry = made[entry.node].entry(entry.output)
         standing, uses = present.get(entry, (entry, 0))
         if uses == _FEW_USES:
             copy = Node("_copy", [standing], {}, [entry.shape], [entry.dtype])
@@ -214,11 +215,11 @@ def with_few_uses(graph):
     for node in graph.nodes:
         made[node] = node.with_inputs([use(entry) for entry in node.inputs])
         nodes.append(made[node])
-    loss, objective, _ = graph.mapped(lambda entry: made[entry.node].entry(entry.index))
+    loss, objective, _ = graph.mapped(lambda entry: made[entry.node].entry(entry.output))
     return live_graph(nodes, loss, objective)
 
 
-_LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _triangle, _function, evaluated)
+_LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _triangle, mask_of_mask, _function, evaluated)
 LOWERING = (_concatenation, _taken_triangle, _leading_axes, *_LOWERING)
 # What MXNet is to find the gradients of.
 LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *_LOWERING)

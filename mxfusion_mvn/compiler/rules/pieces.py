@@ -6,6 +6,7 @@ The gradient of a slice is an array of zeros with a piece in it. The sum of seve
 
 from mxfusion_mvn.compiler.graph import CONSTANT
 from mxfusion_mvn.compiler.rewriter import rule
+from mxfusion_mvn.compiler.rules.masks import is_zero
 
 import numpy as np
 
@@ -64,16 +65,10 @@ def _pieces(node):
     axis = node["dim"] % len(node.shape)
     pieces, at = [], 0
     for entry in node.inputs:
-        if not _is_zero(entry):
+        if not is_zero(entry):
             pieces.append((at, entry))
         at += entry.shape[axis]
     return axis, pieces
-
-
-def _is_zero(entry):
-    if entry.is_a("broadcast_to"):
-        entry = entry.inputs[0]
-    return entry.is_a(CONSTANT) and not entry.node.array.asnumpy().any()
 
 
 def _gap(rewriter, like, axis, size):

@@ -13,6 +13,7 @@ from collections import Counter
 from mxfusion_mvn.compiler.graph import CONSTANT, leaf, live_graph
 from mxfusion_mvn.compiler.operators import having, reduced_axes, traits
 from mxfusion_mvn.compiler.rewriter import rule
+from mxfusion_mvn.compiler.rules.masks import is_zero
 from mxfusion_mvn.compiler.thresholds import CHEAP_TO_SCALE
 
 import numpy as np
@@ -137,7 +138,7 @@ def _square(rewriter, node):
 
 @rule(*having("sign"))
 def _addition(rewriter, node):
-    """c x + c y is c (x + y), x + x is 2 x, and x + (-1) y is x - y."""
+    """c x + c y is c (x + y), also in (a + c x) + c y; x + x is 2 x, and x + (-1) y is x - y."""
     if node.dtype.kind != "f":
         return None
     (first, x), (second, y) = map(_split, node.inputs)
@@ -152,10 +153,37 @@ def _addition(rewriter, node):
         return rewriter.call("broadcast_sub", [positive, negative], node.shape)
     if sign == -1 and second == -1:
         return rewriter.call("broadcast_add", [node.inputs[0], y], node.shape)
+    return _added_to_scaled(rewriter, node, second, y) if sign == 1 else None
+
+
+def _added_to_scaled(rewriter, node, number, y):
+    """(c x + b) + c y is c (x + y) + b, for a number c that is not 1 and arrays of one shape; also with - b."""
+    left = node.inputs[0].node
+    if number == 1 or not traits(left.operator).sign:
+        return None
+    for position in (0, 1) if traits(left.operator).sign == 1 else (0,):
+        own, x = _split(left.inputs[position])
+        other = left.inputs[1 - position]
+        if own == number and {other.shape, x.shape, y.shape} == {node.shape}:
+            total = scaled(rewriter, rewriter.call("elemwise_add", [x, y], node.shape), number)
+            return rewriter.call(left.operator, [total, other], node.shape)
     return None
 
 
-SCALARS = (_merged, _outward, _outward_entry, _square, _addition)
+@rule("where")
+def _masked(rewriter, node):
+    """where(m, c x, 0) is c where(m, x, 0)."""
+    condition, first, second = node.inputs
+    for position, (entry, other) in enumerate(((first, second), (second, first))):
+        number, array = _split(entry)
+        if number != 1 and np.isfinite(number) and is_zero(other):
+            arrays = (array, other) if position == 0 else (other, array)
+            masked = rewriter.call("where", [condition, *arrays], node.shape, dtype=node.dtype)
+            return scaled(rewriter, masked, number)
+    return None
+
+
+SCALARS = (_merged, _outward, _outward_entry, _square, _addition, _masked)
 
 
 def absorbed(graph):
