@@ -35,6 +35,7 @@ class Operator(NamedTuple):
     matrix_product: bool = False  # of two batches of matrices, or a triangular solve
     factorisation: bool = False  # of a matrix, by LAPACK
     layer: bool = False  # of a neural network, which MXNet divides among threads
+    own_layout: bool = False  # oneDNN lays out its output as suits it, and others pass the layout on
     states: Tuple[int, ...] = ()  # positions: it updates these in place
     training_only: bool = False  # it behaves differently in training, where an executor always is
     few_values: bool = False  # its draws have few values, and may come twice
@@ -145,7 +146,7 @@ _rows("_linalg_extractdiag", attributes={"offset": 0}, event_axes=1, linear=(0,)
 _rows("_linalg_makediag", attributes={"offset": 0}, linear=(0,))
 _rows("_linalg_extracttrian _linalg_maketrian", attributes=_TRIANGLE, linear=(0,))
 _rows("FullyConnected", attributes={"num_hidden": 0, "no_bias": False, "flatten": True})
-_rows("Convolution Deconvolution", layer=True)
+_rows("Convolution Deconvolution", layer=True, own_layout=True)
 # Operators with states, or that behave differently in training.
 _rows("BatchNorm", states=(3, 4), training_only=True)
 _rows("_contrib_SyncBatchNorm", states=(3, 4))

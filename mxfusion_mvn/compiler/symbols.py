@@ -2,6 +2,7 @@
 """From a graph to an MXNet Symbol, and the check of a graph against the shapes and types that MXNet infers."""
 
 from mxfusion_mvn.compiler.library import operator_handle, operator_info
+from mxfusion_mvn.compiler.operators import traits
 
 import mxnet as mx
 from mxnet._ctypes.symbol import _symbol_creator
@@ -23,6 +24,7 @@ class SymbolBuilder:
         self.leaves = {}  # name of the variable -> leaf or NDArray
         self._symbols = {}
         self._draws = []
+        self._has_own_layouts = False
 
     def build(self, graph, learned):
         """
@@ -36,6 +38,7 @@ class SymbolBuilder:
         """
         for node in graph.nodes:
             self.add(node)
+        self._has_own_layouts = any(traits(node.operator).own_layout for node in graph.nodes)
         if graph.results is None:
             heads = [mx.sym.make_loss(self._entry(graph.objective))]
             heads += [mx.sym.BlockGrad(self._entry(graph.loss))] if graph.loss != graph.objective else []
@@ -60,8 +63,14 @@ class SymbolBuilder:
         heads = [self._head(results[name]) if name in results else self._zeros(like) for name, like in learned.items()]
         if not are_joined(learned):
             return heads
-        flat = [call("_np_reshape", [head], {"newshape": "(-1,)"}, f"flat{i}") for i, head in enumerate(heads)]
+        flat = [self._flat(head, f"flat{i}") for i, head in enumerate(heads)]
         return flat if len(flat) == 1 else [call("_npi_concatenate", flat, {"axis": "0"}, "results")]
+
+    def _flat(self, head, label):
+        # The reshape of mx.np copies nothing, and leaves an array in a layout that has no views.
+        if self._has_own_layouts:
+            return call("Reshape", [head], {"shape": "(-1,)"}, label)
+        return call("_np_reshape", [head], {"newshape": "(-1,)"}, label)
 
     def _zeros(self, like):
         zeros = mx.nd.zeros_like(like)

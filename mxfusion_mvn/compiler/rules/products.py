@@ -132,7 +132,7 @@ def _inverse(factor):
 def row(rewriter, node):
     """A row times a matrix is a vector times it."""
     left, matrix = node.inputs
-    if left.shape[:-1] != (1,) or node["transpose_a"]:
+    if left.shape[:-1] != (1,) or len(matrix.shape) != 2 or node["transpose_a"]:
         return None
     if node["transpose_b"]:
         if not matrix.is_a(CONSTANT):

@@ -18,7 +18,7 @@ from mxfusion_mvn.compiler.thresholds import JOINED_ARRAYS, JOINED_SIZE
 
 import numpy as np
 
-_PRODUCTS = (*having("multiplication", "division"), "square")
+_PRODUCTS = having("multiplication", "division") + ["square"]
 
 
 class Term(NamedTuple):
