@@ -298,6 +298,15 @@ def test_explain():
     assert "us per step" in text
 
 
+def test_explain_shows_the_graph():
+    loop = CompiledLoop()
+    fitted(loop, algorithm=vectors(), data=np.random.RandomState(0).normal(size=(9, 2)), max_iter=5)
+    lines = loop.explain(graph=True).splitlines()
+    assert "   p0 : parameter mean (2,)" in lines
+    assert any(line.startswith("result of mean -> %") for line in lines)
+    assert not any(line.startswith("loss ->") for line in loop.explain().splitlines())
+
+
 def test_explain_without_a_program():
     loop = CompiledLoop()
     with pytest.raises(InferenceError, match="`CompiledLoop.explain`: got no run"):

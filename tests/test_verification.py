@@ -108,7 +108,7 @@ def planted_adjoint(monkeypatch):
         name, (node, index) = next(iter(found.results.items()))
         gradient = made[-1][name]
         wrong = leaf(CONSTANT, gradient)
-        return found._replace(nodes=[wrong, *found.nodes], results={**found.results, name: (wrong, 0)})
+        return found._replace(nodes=[wrong, *found.nodes], results={**found.results, name: wrong.entry()})
 
     deviation = evaluation.Evaluations._deviation
 

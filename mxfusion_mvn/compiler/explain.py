@@ -15,12 +15,13 @@ _STEPS = 50
 _KINDS_SHOWN = 8
 
 
-def explain(evaluations, ctx):
+def explain(evaluations, ctx, graph=False):
     """
     Explain a compiled objective.
 
     :param evaluations: :class:`~mxfusion_mvn.compiler.evaluation.Evaluations` that were compiled.
     :param ctx: MXNet context.
+    :param graph: whether to show the simplified graph, too.
     :returns: a text of several lines.
     """
     traced, simplified = evaluations.traced.operators(), evaluations.simplified.operators()
@@ -31,7 +32,7 @@ def explain(evaluations, ctx):
         _about_gradients(evaluations.simplified),
         *_times(_profile(evaluations, ctx)),
     ]
-    return "\n".join(lines)
+    return "\n".join(lines + [str(evaluations.simplified)] if graph else lines)
 
 
 def _about_gradients(graph):

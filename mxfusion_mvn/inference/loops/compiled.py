@@ -10,6 +10,7 @@ from mxfusion_mvn.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.compiler.explain import explain
 from mxfusion_mvn.compiler.graph import digest
 from mxfusion_mvn.compiler.threads import one_blas_thread
+from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -35,18 +36,20 @@ class Explained:
 
     _stepper = None
 
-    def explain(self):
+    def explain(self, graph=False):
         """
         Say what the last run computed once, which operators a step is made of, and where its time goes.
 
         The operators are timed for this, which moves on the random streams of MXNet.
 
+        :param graph: whether to show the graph of a step, too, with one line for each operator: its name, inputs,
+            attributes and shape.
         :returns: a text of several lines.
         :raises InferenceError: if there was no run.
         """
         if self._stepper is None:
             raise InferenceError(f"`{type(self).__name__}.explain`: got no run; expected one. Call `run` before.")
-        return self._stepper.explain()
+        return self._stepper.explain(graph)
 
 
 class CompiledLoop(Explained, BatchLoop):
@@ -203,16 +206,24 @@ class CompiledStepper(ImperativeStepper):
         self._release()
         super().finish()
 
-    def explain(self):
+    def explain(self, graph=False):
         """
         Say what is computed.
 
+        :param graph: whether to show the graphs, too.
         :returns: a text of several lines.
         """
         if not self.compiled:
             return f"Not compiled: {self.fallback_reason}."
-        texts = [self._title(shapes) + explain(known, self._ctx) for shapes, known in self._explained.items()]
-        return "\n\n".join(texts)
+        texts = [self._title(shapes) + explain(known, self._ctx, graph) for shapes, known in self._explained.items()]
+        return self._with_names("\n\n".join(texts))
+
+    def _with_names(self, text):
+        """A text with the names of parameters in place of their uuids."""
+        for graph in self._executor._infr_method.graphs:
+            for uuid in set(graph.components) & set(self._parameters):
+                text = text.replace(uuid, name_of(graph.components[uuid]))
+        return text
 
     def _title(self, shapes):
         return ""
