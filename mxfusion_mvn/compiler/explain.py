@@ -3,6 +3,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 from collections import Counter
 
@@ -60,15 +61,16 @@ def _times(profile):
 def _profile(evaluations, ctx):
     """Dict from operator to calls and microseconds per step, by MXNet's profiler on a program of its own."""
     # MXNet deletes the file it is to write to, whatever it is: the null device, too, if it may.
-    with tempfile.TemporaryDirectory() as folder:
-        file = os.path.join(folder, "profile.json")
-        # MXNet does not tell single operators from each other in what it has bound while nobody was profiling.
-        mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=file)
-        mx.profiler.set_state("run")
-        try:
-            found = _timed(evaluations, ctx)
-        finally:
-            mx.profiler.set_state("stop")
+    folder = tempfile.mkdtemp()
+    # MXNet does not tell single operators from each other in what it has bound while nobody was profiling.
+    file = os.path.join(folder, "profile.json")
+    mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=file)
+    mx.profiler.set_state("run")
+    try:
+        found = _timed(evaluations, ctx)
+    finally:
+        mx.profiler.set_state("stop")
+        shutil.rmtree(folder, ignore_errors=True)  # MXNet may still be writing to it
     known = {name: (row["Count"] / _STEPS, 1e3 * row["Total"] / _STEPS) for name, row in found.items()}
     return {name: row for name, row in known.items() if row[0] >= 1}
 

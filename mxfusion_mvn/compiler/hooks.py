@@ -239,7 +239,7 @@ def _traced_filling(trace, fill):
 
 def _refused_read(trace, method):
     def hook(array, *args, **kwargs):
-        if trace.is_listening() and trace.holds(array):
+        if trace.is_listening() and trace.is_traced(array):
             trace.give_up(f"the objective reads the value of an array that depends on {trace.sources(array)}")
         return method(array, *args, **kwargs)
 
