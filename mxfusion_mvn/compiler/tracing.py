@@ -99,13 +99,13 @@ class Trace:
         :param array: NDArray that the trace holds.
         :returns: a text.
         """
-        seen, stack = set(), [self._entry(array)[0]]
+        seen, stack = set(), [self._entry(array).node]
         while stack:
             node = stack.pop()
             if node.operator == PARAMETER or node.is_random:
                 return "parameters or noise"
-            stack.extend(source for source, _ in node.inputs if id(source) not in seen)
-            seen.add(id(node))
+            stack.extend(source for source, _ in node.inputs if source not in seen)
+            seen.add(node)
         return "the rows of a batch, which are others in each step (missing=True does; CompiledLoop can compile that)"
 
     def give_up(self, reason):
