@@ -18,16 +18,15 @@ structure              covariance                                  a log density
 Each meets the protocol of :class:`Structure`; nothing else of the package needs to know which one it has.
 """
 
-from mxfusion_mvn.structures.cholesky import Cholesky
-from mxfusion_mvn.structures.dense import Dense
 from mxfusion_mvn.structures.diagonal import Diagonal
 from mxfusion_mvn.structures.kronecker import Kronecker
 from mxfusion_mvn.structures.low_rank import LowRank
 from mxfusion_mvn.structures.precision import Precision
+from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.scaled_correlation import ScaledCorrelation
 from mxfusion_mvn.structures.shared import Shared
 from mxfusion_mvn.structures.singular import Singular
-from mxfusion_mvn.structures.structure import RowMap, Structure
+from mxfusion_mvn.structures.structure import Cholesky, Dense, Structure
 
 __all__ = [
     "Cholesky",

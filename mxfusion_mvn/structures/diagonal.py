@@ -4,7 +4,9 @@
 from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import namespace
 from mxfusion_mvn.failure import check_positive
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.array_holder import computed_once
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Structure
 
 
 class Diagonal(Structure):

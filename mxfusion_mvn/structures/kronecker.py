@@ -9,8 +9,9 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
 from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.singular import Singular
-from mxfusion_mvn.structures.structure import RowMap, Structure, check_structure
+from mxfusion_mvn.structures.structure import Structure, check_structure
 
 import mxnet as mx
 

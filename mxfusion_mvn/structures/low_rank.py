@@ -18,7 +18,9 @@ from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.failure import check_finite, check_positive
 from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.array_holder import computed_once
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Structure
 
 import mxnet as mx
 import numpy as np

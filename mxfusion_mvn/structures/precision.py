@@ -12,7 +12,9 @@ from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import complement
 from mxfusion_mvn.failure import RAISE, factor
 from mxfusion_mvn.refinement import refinement
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.array_holder import computed_once
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Structure
 
 
 class Precision(Structure):

@@ -7,9 +7,9 @@ The two stay apart, so that one correlation, factored once, serves any number of
 from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import add, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.failure import RAISE, check_positive
-from mxfusion_mvn.structures.cholesky import Cholesky
-from mxfusion_mvn.structures.dense import Dense
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.array_holder import computed_once
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Cholesky, Dense, Structure
 
 
 class ScaledCorrelation(Structure):

@@ -10,7 +10,8 @@ The N rows become right-hand sides of one solve; the covariance is neither copie
 """
 
 from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.structures.structure import RowMap, Structure, check_structure
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Structure, check_structure
 
 
 class Shared(Structure):

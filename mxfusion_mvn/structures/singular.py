@@ -17,7 +17,9 @@ from mxfusion_mvn import arrays, linalg
 from mxfusion_mvn.axes import namespace
 from mxfusion_mvn.checks import at_index
 from mxfusion_mvn.failure import NotPositiveDefiniteError
-from mxfusion_mvn.structures.structure import RowMap, Structure, computed_once
+from mxfusion_mvn.structures.array_holder import computed_once
+from mxfusion_mvn.structures.row_map import RowMap
+from mxfusion_mvn.structures.structure import Structure
 
 import mxnet as mx
 import numpy as np

@@ -1,113 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol of a covariance structure. Each docstring is the equation to meet; Sigma is the covariance.
+"""The protocol of a covariance structure, and the two structures that its defaults need.
 
-A structure *has* to give only :meth:`Structure.root`; everything else follows from it by way of the dense matrix, and
-is overridden where the structure offers something better. Linear maps are given as a :class:`RowMap`, so that the same
-kernel serves single vectors of any batch shape and the rows of matrices.
+Each docstring is the equation to meet; Sigma is the covariance. A structure *has* to give only :meth:`Structure.root`.
+Everything else follows from it by way of the dense matrix and its factor, :class:`Dense` and :class:`Cholesky`, and is
+overridden where a structure offers something better. Linear maps are given as a
+:class:`~mxfusion_mvn.structures.row_map.RowMap`.
 """
 
-import copy
-import functools
 from abc import ABC, abstractmethod
+from functools import partial
 
 from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import broadcast_shapes, namespace, per_row, size_of_last
-from mxfusion_mvn.failure import RAISE
-
-import mxnet as mx
-from mxnet import autograd
-
-
-class RowMap:
-    """
-    A linear map x -> A x, held by arrays with leading axes of their own.
-
-    :param kernel: function of the arrays, each (K, ., .), and of rows (K, R, D), that returns A x for every row x.
-    :param arrays: NDArrays or Symbols (B'..., ., .).
-    """
-
-    def __init__(self, kernel, *arrays):
-        self.kernel = kernel
-        self.arrays = arrays
-
-    def __call__(self, vectors):
-        """
-        Map vectors; leading axes broadcast.
-
-        :param vectors: (B..., D).
-        :returns: A x, (broadcast of B' and B..., E).
-        """
-        return per_row(self.kernel, self.arrays, vectors)
-
-    def on_rows(self, rows):
-        """
-        Map the rows of matrices; leading axes broadcast.
-
-        :param rows: (B..., R, D).
-        :returns: A x for every row x, (broadcast of B' and B..., R, E).
-        """
-        if namespace(rows) is mx.sym or all(array.shape[:-2] == rows.shape[:-2] for array in self.arrays):
-            return self.kernel(*self.arrays, rows)
-        # Rows first: there they do not meet the arrays' leading axes.
-        axes = len(broadcast_shapes(rows.shape[:-2], *(array.shape[:-2] for array in self.arrays)))
-        rows = rows.reshape((1,) * (axes + 2 - rows.ndim) + rows.shape)
-        mapped = self(rows.transpose([axes] + list(range(axes)) + [axes + 1]))
-        return mapped.transpose(list(range(1, axes + 1)) + [0, axes + 1])
-
-    def then(self, following):
-        """
-        The composition x -> B A x. Neither map's arrays are broadcast to the leading axes of the other's.
-
-        :param following: the :class:`RowMap` of B.
-        :returns: a :class:`RowMap`.
-        """
-        return _Chain(self, following)
+from mxfusion_mvn.axes import namespace, size_of_last
+from mxfusion_mvn.failure import RAISE, check_triangular_factor, factor
+from mxfusion_mvn.refinement import refinement
+from mxfusion_mvn.structures.array_holder import ArrayHolder, computed_once
+from mxfusion_mvn.structures.row_map import RowMap, regress
 
 
-class _Chain(RowMap):
-    def __init__(self, first, second):
-        split = len(first.arrays)
-        super().__init__(
-            lambda *arguments: second.kernel(*arguments[split:-1], first.kernel(*arguments[:split], arguments[-1])),
-            *first.arrays,
-            *second.arrays,
-        )
-        self._first = first
-        self._second = second
-
-    def __call__(self, vectors):
-        return self._second(self._first(vectors))
-
-    def on_rows(self, rows):
-        return self._second.on_rows(self._first.on_rows(rows))
-
-
-def computed_once(method):
-    """
-    Keep the result of a method without arguments, one for recorded and one for unrecorded computation.
-
-    A factor computed outside ``autograd.record()`` carries no gradient; serving it inside would silently cut the
-    gradient of the matrix. Nothing is kept for arrays with a gradient attached: a trainer changes them in place, and
-    the graph of one step is gone at the next.
-
-    :param method: a method of a :class:`Structure` with one argument, ``self``.
-    :returns: the method, evaluated at most twice per object.
-    """
-
-    @functools.wraps(method)
-    def lookup(self):
-        if self.is_trained() and not self._for_one_computation:
-            return method(self)
-        kept = self.__dict__.setdefault("_computed", {})
-        key = (method.__qualname__, autograd.is_recording())
-        if key not in kept:
-            kept[key] = method(self)
-        return kept[key]
-
-    return lookup
-
-
-class Structure(ABC):
+class Structure(ArrayHolder, ABC):
     """
     A covariance Sigma over the last axis of vectors (B..., D), with leading axes (B'...) of its own.
 
@@ -116,16 +27,6 @@ class Structure(ABC):
 
     What is computed of an array is kept (see :func:`computed_once`): do not change one in place that has no gradient.
     """
-
-    # What a factorisation of the dense matrix does on failure, and what it calls the matrix.
-    on_failure = RAISE
-    name = "covariance"
-
-    # Set on copies that do not outlive a computation, so that they may keep what they compute of trained arrays.
-    _for_one_computation = False
-
-    # Whether densities are wanted to more digits than one factorisation gives (see mxfusion_mvn.refinement).
-    refine = True
 
     @abstractmethod
     def root(self):
@@ -210,8 +111,6 @@ class Structure(ABC):
         :param rest: list of all other positions; needed only for the Symbol of a precision.
         :returns: a structure, of the same kind where that exists.
         """
-        from mxfusion_mvn.structures.dense import Dense
-
         return Dense(linalg.submatrix(self.dense(), index, index), self.on_failure, self.name)
 
     def condition(self, given, rest):
@@ -226,8 +125,6 @@ class Structure(ABC):
         :param rest: list of the other positions b.
         :returns: (regression, structure): a :class:`RowMap` from (..., |a|) to (..., |b|), and that of b given a.
         """
-        from mxfusion_mvn.structures.cholesky import Cholesky
-
         order = list(given) + list(rest)
         aa, ba, bb = linalg.blocks(Structure.marginal(self, order).root(), len(given))
         return RowMap(regress, aa, ba), Cholesky(bb)
@@ -280,86 +177,6 @@ class Structure(ABC):
         :returns: a :class:`RowMap` from (..., D) to (..., 1), or None where the density is positive everywhere.
         """
 
-    def check(self):
-        """
-        Refuse NDArrays whose values make no covariance; a matrix that is to be factored is looked at then.
-
-        :raises ValueError: for a matrix that is not symmetric.
-        :raises NotPositiveDefiniteError: for NaN and infinity, a variance that is not positive, or a zero on the
-            diagonal of a factor.
-        """
-        for part in vars(self).values():
-            if isinstance(part, Structure):
-                part.check()
-
-    def parameters(self):
-        """
-        The arrays it is made of, and those of its parts.
-
-        :returns: an iterator of NDArrays or Symbols.
-        """
-        for part in vars(self).values():
-            if isinstance(part, (mx.nd.NDArray, mx.sym.Symbol)):
-                yield part
-            elif isinstance(part, Structure):
-                yield from part.parameters()
-
-    def for_one_computation(self):
-        """
-        The same structure, free to keep what it computes also of arrays with a gradient attached.
-
-        :returns: a copy, or the structure itself where that changes nothing.
-        """
-        if not self.is_trained():
-            return self
-        copied = copy.copy(self)
-        copied.__dict__ = {
-            name: value.for_one_computation() if isinstance(value, Structure) else value
-            for name, value in vars(self).items()
-            if name != "_computed"
-        }
-        copied._for_one_computation = True
-        return copied
-
-    @computed_once
-    def in_float64(self):
-        """
-        The same structure in float64, for densities of float32 arrays; gradients pass through.
-
-        :returns: a structure of the same kind.
-        """
-        return self.cast("float64")
-
-    def cast(self, dtype):
-        """
-        The same structure in another precision; gradients pass through.
-
-        :param dtype: float32 or float64.
-        :returns: a structure of the same kind.
-        """
-        copied = copy.copy(self)
-        copied.__dict__ = {name: _cast(value, dtype) for name, value in vars(self).items() if name != "_computed"}
-        copied.refine = dtype != "float64"
-        return copied
-
-    def trains_in_float64(self):
-        """
-        Whether densities of float32 arrays are computed in float64 while training, too.
-
-        :returns: a bool, False unless a part says otherwise.
-        """
-        return any(isinstance(part, Structure) and part.trains_in_float64() for part in vars(self).values())
-
-    def may_be_repaired(self):
-        """
-        Whether a policy would change a matrix that is not positive definite.
-
-        :returns: a bool.
-        """
-        if self.on_failure is not None and self.on_failure.action != "raise":
-            return True
-        return any(isinstance(part, Structure) and part.may_be_repaired() for part in vars(self).values())
-
     def off_support(self, residual):
         """
         Infinity where a residual has no density, 0 elsewhere.
@@ -369,14 +186,6 @@ class Structure(ABC):
         """
         barrier = self.barrier()
         return None if barrier is None else namespace(residual).sum(barrier(residual), axis=-1)
-
-    def is_trained(self):
-        """
-        Whether an array of this structure, or of one it is made of, has a gradient attached.
-
-        :returns: a bool.
-        """
-        return any(isinstance(array, mx.nd.NDArray) and array.grad is not None for array in self.parameters())
 
     def whiten(self, residual):
         """
@@ -407,9 +216,143 @@ class Structure(ABC):
 
     @computed_once
     def _factored(self):
-        from mxfusion_mvn.structures.dense import Dense
-
         return Dense(self.dense(), self.on_failure, self.name).factored()
+
+
+class Dense(Structure):
+    """
+    Sigma, symmetric positive definite.
+
+    :param covariance: Sigma (B'..., D, D), of which the factorisation reads the lower triangle.
+    :param on_failure: what to do if it is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
+    :param name: what to call it in messages.
+    :raises ValueError: for another type, dtype or shape.
+    """
+
+    def __init__(self, covariance, on_failure=RAISE, name="covariance"):
+        arrays.check_parameter(name, covariance, "DD")
+        arrays.check_policy(on_failure)
+        self.covariance = covariance
+        self.on_failure = on_failure
+        self.name = name
+
+    @computed_once
+    def factored(self):
+        """The same covariance by its Cholesky factor, a :class:`Cholesky`."""
+        tril = factor(self.covariance, self.on_failure, self.name)
+        return Cholesky(tril, partial(refinement, self.covariance, tril) if self.on_failure and self.refine else None)
+
+    def check(self):
+        """Refuse an asymmetric Sigma, unless nothing is to be looked at."""
+        if self.on_failure is not None:
+            arrays.check_symmetric(self.name, self.covariance)
+
+    def root(self):
+        """L with L L^T = Sigma, (B'..., D, D)."""
+        return self.factored().scale_tril
+
+    def whitening(self):
+        """L^-1, by substitution."""
+        return self.factored().whitening()
+
+    def coloring(self):
+        """L."""
+        return self.factored().coloring()
+
+    def log_det(self):
+        """2 sum log L_ii, (B'...)."""
+        return self.factored().log_det()
+
+    def dense(self):
+        """Sigma, (B'..., D, D)."""
+        return self.covariance
+
+    def variance(self):
+        """The diagonal, (B'..., D)."""
+        return linalg.diagonal(self.covariance)
+
+    def leading(self):
+        """B'."""
+        return self.covariance.shape[:-2]
+
+    def dim(self):
+        """D."""
+        return linalg.size(self.covariance)
+
+
+class Cholesky(Structure):
+    """
+    Sigma = L L^T.
+
+    :param scale_tril: L (B'..., D, D). Only its lower triangle is read; its diagonal may have any sign but not be 0.
+    :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.refinement` or None, called when
+        Sigma = L K K^T L^T is needed to more digits than L L^T has.
+    :param name: what to call it in messages.
+    :raises ValueError: for another type, dtype or shape.
+    """
+
+    def __init__(self, scale_tril, refine=None, name="scale_tril"):
+        arrays.check_parameter(name, scale_tril, "DD")
+        self.scale_tril = scale_tril
+        self._refine = refine
+        self.name = name
+
+    def check(self):
+        """Refuse a lower triangle that is not finite, and a zero on the diagonal."""
+        check_triangular_factor(self.scale_tril, self.name)
+
+    @computed_once
+    def _second(self):
+        return self._refine() if self._refine else None
+
+    @computed_once
+    def root(self):
+        """L with zeros above the diagonal, (B'..., D, D)."""
+        return linalg.lower_triangle(self.scale_tril)
+
+    def whitening(self):
+        """L^-1, by substitution; where there is a K, K^-1 L^-1."""
+        first, second = RowMap(linalg.solve_lower, self.scale_tril), self._second()
+        return first if second is None else first.then(RowMap(linalg.solve_lower, second))
+
+    def coloring(self):
+        """L."""
+        return RowMap(linalg.multiply_lower, self.scale_tril)
+
+    @computed_once
+    def log_det(self):
+        """2 sum log |L_ii|, (B'...), and as much of K."""
+        log_det, second = linalg.log_abs_det(self.scale_tril), self._second()
+        return 2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
+
+    def cast(self, dtype):
+        """The refinement, of the digits of what was factored, is left out."""
+        copied = super().cast(dtype)
+        copied._refine = None
+        return copied
+
+    def marginal(self, index, rest=None):
+        """A Cholesky, by a rotation of the rows of L, as in :meth:`condition`."""
+        return Cholesky(_rotated(linalg.take(self.root(), index, axis=-2), index))
+
+    def condition(self, given, rest):
+        """A Cholesky, by a rotation of the rows of L: its product, which would lose digits, is not formed."""
+        order = list(given) + list(rest)
+        factor = _rotated(linalg.take(self.root(), order, axis=-2), order)
+        aa, ba, bb = linalg.blocks(factor, len(given))
+        return RowMap(regress, aa, ba), Cholesky(bb)
+
+    def template(self):
+        """The diagonal of L, (B'..., D)."""
+        return linalg.diagonal(self.scale_tril)
+
+    def leading(self):
+        """B'."""
+        return self.scale_tril.shape[:-2]
+
+    def dim(self):
+        """D."""
+        return linalg.size(self.scale_tril)
 
 
 def check_structure(name, value):
@@ -424,12 +367,8 @@ def check_structure(name, value):
         arrays.refuse(name, f"a {type(value).__name__}", "a structure", "Write structures.Dense(x) for a matrix x.")
 
 
-def regress(aa, ba, rows):
-    """L_ba L_aa^-1 r for every row r, of the blocks of a lower triangular factor."""
-    return linalg.multiply(ba, linalg.solve_lower(aa, rows))
-
-
-def _cast(value, dtype):
-    if isinstance(value, mx.nd.NDArray):
-        return value.astype(dtype)
-    return value.cast(dtype) if isinstance(value, Structure) else value
+def _rotated(rows, order):
+    """Rows of a lower triangular factor as such a factor: themselves, if they are its first ones."""
+    if list(order) == list(range(len(order))):
+        return namespace(rows).slice_axis(rows, axis=-1, begin=0, end=len(order))
+    return linalg.triangular_factor(rows)
