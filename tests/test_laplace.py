@@ -602,7 +602,7 @@ def test_refused(rng):
     model, data, *_ = regression(rng, dim=3)
     algorithm = MAP(model, [model.X, model.Y])
     inference = GradBasedInference(algorithm, dtype="float64")
-    with pytest.raises(InferenceError, match=r"`inference`: got one without values; expected a finished one"):
+    with pytest.raises(InferenceError, match=r"`map_inference`: got one without values; expected a finished one"):
         LaplaceApproximation(inference, **data)
     inference = roughly(algorithm, **data)
     with pytest.raises(InferenceError, match=r"`data`: got X; expected the observed variables X, Y\. Pass each by its"):
