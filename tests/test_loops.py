@@ -314,6 +314,35 @@ def test_arguments_of_the_wrong_kind(arguments, message, data):
         map_inference(BatchLoop()).run(X=nd(data, "float32"), **arguments)
 
 
+def mxnet_can_update(optimizer, dtype):
+    """Whether MXNet itself can make a step with a matrix of this dtype."""
+    matrix = mx.nd.ones((2, 2), dtype=dtype)
+    try:
+        mx.optimizer.get_updater(mx.optimizer.create(optimizer))(0, matrix.copy(), matrix)
+    except mx.base.MXNetError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("optimizer", sorted(mx.optimizer.Optimizer.opt_registry))
+def test_optimizers_that_mxnet_has_in_float32_only(optimizer, dtype):
+    """They are refused where MXNet would fail, and no others are; what was learned stays."""
+    model = Model()
+    model.mean = Variable(shape=(2, 2), initial_value=nd(np.ones((2, 2)), dtype))
+    model.X = MultivariateNormal(model.mean, 1.0, shape=(2, 2), dtype=dtype)
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=BatchLoop(), dtype=dtype)
+    X = nd(np.zeros((2, 2)), dtype)
+    inference.run(X=X, max_iter=2)
+    before = inference.params[model.mean].asnumpy()
+    if mxnet_can_update(optimizer, dtype):
+        assert inference.run(X=X, max_iter=1, optimizer=optimizer).reason == "max_iter"
+        return
+    message = f"`optimizer`: got (?i:{optimizer}) for float64 parameters; expected .* Write optimizer='adam', or"
+    with pytest.raises(InferenceError, match=message):
+        inference.run(X=X, max_iter=1, optimizer=optimizer)
+    np.testing.assert_array_equal(inference.params[model.mean].asnumpy(), before)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -123,7 +123,7 @@ class BatchLoop(TrainingLoop):
         objective = Objective(infr_executor, param_dict, ctx)
         objective.check_can_be_trained()
         iterations = check_count("max_iter", max_iter, 0)
-        optimizer = create_optimizer(optimizer, learning_rate)
+        optimizer = create_optimizer(optimizer, learning_rate, param_dict)
         stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
 
@@ -184,7 +184,7 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         data = check_observed(infr_executor, data)
         objective = Objective(infr_executor, param_dict, ctx)
         epochs = check_count("max_iter", max_iter, 0)
-        optimizer = create_optimizer(optimizer, learning_rate)
+        optimizer = create_optimizer(optimizer, learning_rate, param_dict)
         subsample = Subsample(infr_executor, data, self.batch_size, self.rv_scaling, update_shape_constants)
         objective.check_can_be_trained()
         stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)

@@ -4,22 +4,44 @@
 import copy
 
 import mxnet as mx
+import numpy as np
 from mxfusion.common.exceptions import InferenceError
 
 # Of an optimizer's attributes, those that no step changes, or that are not its own.
 _NOT_STATE = ("param_dict", "lr_scheduler")
+# MXNet 1.9.1 keeps their state in float32, and cannot join it with other parameters.
+_FLOAT32_ONLY = (
+    mx.optimizer.AdaDelta,
+    mx.optimizer.AdaGrad,
+    mx.optimizer.Ftrl,
+    mx.optimizer.RMSProp,
+    mx.optimizer.contrib.GroupAdaGrad,
+)
 
 
-def create_optimizer(optimizer, learning_rate):
+def create_optimizer(optimizer, learning_rate, param_dict):
     """
     An optimizer for one run.
 
     :param optimizer: its name, as for ``mxnet.optimizer.create``, or an ``mxnet.optimizer.Optimizer``, which brings its
         own learning rate and is copied: a run starts without the momentum of the run before.
     :param learning_rate: for an optimizer given by name.
+    :param param_dict: the host's ParameterDict, of the parameters that it is to train.
     :returns: an ``mxnet.optimizer.Optimizer``.
-    :raises InferenceError: for an unknown name, and for an Optimizer with a scheduler of its own.
+    :raises InferenceError: for an unknown name, for an Optimizer with a scheduler of its own, and for one that MXNet
+        has in float32 only if a parameter is float64.
     """
+    created = _created(optimizer, learning_rate)
+    trained = [parameter for parameter in param_dict.values() if parameter.grad_req != "null"]
+    if type(created) in _FLOAT32_ONLY and any(np.dtype(parameter.dtype) == np.float64 for parameter in trained):
+        raise InferenceError(
+            f"`optimizer`: got {type(created).__name__} for float64 parameters; expected one that MXNet has in "
+            "float64, too. Write optimizer='adam', or use float32 throughout."
+        )
+    return created
+
+
+def _created(optimizer, learning_rate):
     if isinstance(optimizer, mx.optimizer.Optimizer):
         if optimizer.lr_scheduler is not None:
             raise InferenceError(
