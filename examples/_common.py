@@ -8,11 +8,11 @@ import warnings
 from pathlib import Path
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
-import mxfusion_mvn  # noqa: F401
+from mxfusion_mvn.inference import GradBasedInference
 
 import mxnet as mx
 import numpy as np
-from mxfusion.inference import MAP, GradBasedInference
+from mxfusion.inference import MAP
 from quickstart_report import FAINT, INK, SETTINGS, plt
 
 __all__ = [

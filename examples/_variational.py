@@ -4,11 +4,11 @@
 import warnings
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
-from mxfusion_mvn.inference import CompiledLoop
+from mxfusion_mvn.inference import CompiledLoop, GradBasedInference
 
 import mxnet as mx
 from _common import DTYPE, double
-from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+from mxfusion.inference import StochasticVariationalInference
 
 __all__ = ["approximate", "run"]
 

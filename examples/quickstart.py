@@ -24,13 +24,14 @@ from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import GradBasedInference
 from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import mxnet as mx
 import numpy as np
 from _common import conclude, parse
 from mxfusion import Model, Variable
-from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
+from mxfusion.inference import MAP, StochasticVariationalInference
 from mxfusion.models import Posterior
 from quickstart_report import draw_picture, print_table
 
