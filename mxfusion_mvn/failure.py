@@ -70,7 +70,7 @@ class OnFailure:
     """
 
     def __init__(self, action="raise"):
-        if action not in _CHANGES:
+        if not isinstance(action, str) or action not in _CHANGES:
             raise ValueError(f"`action`: got {action!r}; expected one of {', '.join(_CHANGES)}. Choose how to go on.")
         self.action = action
         self._repairs = {}

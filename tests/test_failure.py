@@ -6,6 +6,8 @@ import copy
 import pickle
 import warnings
 
+import re
+
 from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError, OnFailure, RepairWarning, structures
 from mxfusion_mvn.failure import FLOORS, JITTERS, can_be_factored, factor
 
@@ -106,9 +108,11 @@ def test_an_earlier_failure_is_not_taken_for_this_one(action, dtype):
         factor(matrix, OnFailure(action), "matrix")
 
 
-def test_unknown_action():
-    with pytest.raises(ValueError, match="`action`: got 'ignore'; expected one of raise, jitter, project"):
-        OnFailure("ignore")
+@pytest.mark.parametrize("action", ["ignore", {}, [], None, 1])
+def test_unknown_action(action):
+    message = f"`action`: got {action!r}; expected one of raise, jitter, project"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OnFailure(action)
 
 
 # Jitter
