@@ -8,7 +8,7 @@ import numbers
 import operator
 
 from mxfusion_mvn.axes import complement, do_broadcast, namespace
-from mxfusion_mvn.checks import FLOAT_DTYPES, asymmetry, kind_defect
+from mxfusion_mvn.checks import FLOAT_DTYPES, above_diagonal, asymmetry, kind_defect, rounding
 from mxfusion_mvn.failure import OnFailure
 
 import mxnet as mx
@@ -162,6 +162,24 @@ def check_symmetric(name, matrix):
     if np.array_equal(value, np.swapaxes(value, -1, -2)) or not np.isfinite(value).all():
         return
     defect = asymmetry(value)
+    if defect is not None:
+        refuse(name, *defect)
+
+
+def check_lower_triangular(name, matrix):
+    """
+    Refuse a factor of which one half would be ignored. It is not looked at while training.
+
+    :param name: the name of the argument.
+    :param matrix: NDArray (B..., D, D), finite in the lower triangle.
+    :raises ValueError: for entries above the diagonal that are more than rounding, naming the worst.
+    """
+    if autograd.is_recording() or matrix.grad is not None:
+        return
+    value = matrix.asnumpy()
+    if not np.triu(value, 1).any():
+        return
+    defect = above_diagonal(value, np.sqrt(rounding(value)))
     if defect is not None:
         refuse(name, *defect)
 

@@ -260,15 +260,9 @@ def check_lower_triangular(argument, value):
     :param value: finite NumPy array (..., D, D).
     :raises ModelSpecificationError: for entries above the diagonal, or a zero on it.
     """
-    above = np.argwhere(np.triu(value, 1) != 0)
-    if len(above):
-        index = _plain(above[0])
-        refuse(
-            argument,
-            f"{value[index]} at index {index}, above the diagonal",
-            "a lower triangular matrix",
-            "Take the lower factor of np.linalg.cholesky; a full matrix is another argument.",
-        )
+    defect = above_diagonal(value, 0.0)
+    if defect is not None:
+        refuse(argument, *defect)
     zeros = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) == 0)
     if len(zeros):
         refuse(
@@ -277,6 +271,24 @@ def check_lower_triangular(argument, value):
             "a non-zero diagonal",
             "A zero makes the covariance singular.",
         )
+
+
+def above_diagonal(value, tolerance):
+    """
+    The worst entry above the diagonal of a factor, of which only the lower triangle is read.
+
+    :param value: NumPy array (..., D, D), finite in the lower triangle.
+    :param tolerance: what counts as zero, relative to the norm of the row of the lower triangle.
+    :returns: as :func:`asymmetry`.
+    """
+    norms = np.sqrt(np.square(np.tril(value)).sum(axis=-1, keepdims=True))
+    excess = np.triu(np.abs(value) - tolerance * norms, 1)
+    if excess.max() <= 0:
+        return None
+    index = _plain(np.unravel_index(np.argmax(excess), excess.shape))
+    got = f"{value[index]} at index {index}, above the diagonal"
+    remedy = "Take the lower factor of np.linalg.cholesky; a full matrix is another argument."
+    return got, "a lower triangular matrix", remedy
 
 
 def rounding(value):

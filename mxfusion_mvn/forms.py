@@ -19,7 +19,7 @@ def as_structure(given, on_failure):
         structure has its own, and its values are not looked at while ``autograd.record()`` is on.
     :returns: a :class:`~mxfusion_mvn.structures.Structure`.
     :raises ValueError: unless exactly one form is given, as arrays of fitting shapes and one dtype; for a matrix that
-        is not symmetric.
+        is not symmetric, and a factor that is not lower triangular.
     :raises NotPositiveDefiniteError: for a variance that is not positive, or a zero on the diagonal of a factor.
     """
     arrays.check_policy(on_failure)

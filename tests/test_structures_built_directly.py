@@ -235,6 +235,50 @@ def test_asymmetric_matrices_given_to_gaussian(form, dtype):
     Gaussian(**{form: value}, on_failure=None)
 
 
+@pytest.mark.parametrize("leading", [(), (1,), (3,), (2, 3)])
+@pytest.mark.parametrize("name", ["scale_tril", "correlation_tril"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_entries_above_the_diagonal_of_a_factor(name, leading, dtype):
+    """The worst is named; while training, and where nothing is to be looked at, they are ignored."""
+    value = np.broadcast_to(EYE, (*leading, 2, 2)).copy()
+    worst = tuple(size - 1 for size in leading)
+    value[..., 0, 1], value[(*worst, 0, 1)] = 0.25, -0.75
+    message = f"`{name}`: got -0.75 at index {(*worst, 0, 1)}, above the diagonal; expected a lower triangular matrix"
+    structure = EVERY[name][1](nd(value, dtype))
+    refuses(lambda: Gaussian(covariance=structure), message)
+    if name == "scale_tril":
+        refuses(lambda: Gaussian(scale_tril=nd(value, dtype)), message)
+        Gaussian(scale_tril=nd(value, dtype), on_failure=None)
+    with autograd.record():
+        Gaussian(covariance=structure)
+    trained = nd(value, dtype)
+    trained.attach_grad()
+    Gaussian(covariance=EVERY[name][1](trained))
+    log_pdf = Gaussian(covariance=structure, on_failure=None).log_pdf(mx.nd.zeros(2, dtype=dtype))
+    expected = np.full(leading or (1,), -np.log(2 * np.pi))
+    assert log_pdf.shape == expected.shape
+    np.testing.assert_allclose(log_pdf.asnumpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [np.nan, np.inf])
+def test_entries_above_the_diagonal_that_are_not_finite(size):
+    refuses(lambda: Gaussian(scale_tril=nd([[1.0, size], [0.5, 1.0]])), f"got {size} at index (0, 1), above")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rounding_above_the_diagonal_is_taken(dtype, rng):
+    """The factor of a covariance, turned until it is triangular."""
+    square = rng.normal(size=(3, 5, 5)).astype(dtype)
+    rotation = np.linalg.qr(np.swapaxes(square, -1, -2))[0]
+    factor = square @ rotation
+    assert np.triu(factor, 1).any()
+    log_pdf = Gaussian(scale_tril=nd(factor, dtype)).log_pdf(mx.nd.zeros(5, dtype=dtype))
+    assert log_pdf.shape == (3,)
+    exact = square.astype("float64")
+    expected = -0.5 * (5 * np.log(2 * np.pi) + np.linalg.slogdet(exact @ np.swapaxes(exact, -1, -2))[1])
+    np.testing.assert_allclose(log_pdf.asnumpy(), expected, rtol=1e-4 if dtype == "float32" else 1e-10)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_symmetric_up_to_rounding_is_taken(dtype, rng):
     root = nd(rng.normal(size=(5, 5)), dtype)

@@ -284,7 +284,8 @@ class Cholesky(Structure):
     """
     Sigma = L L^T.
 
-    :param scale_tril: L (B'..., D, D). Only its lower triangle is read; its diagonal may have any sign but not be 0.
+    :param scale_tril: L (B'..., D, D). Only its lower triangle is read, so that :class:`~mxfusion_mvn.Gaussian`
+        refuses entries above the diagonal, but not while training; its diagonal may have any sign but not be 0.
     :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.refinement` or None, called when
         Sigma = L K K^T L^T is needed to more digits than L L^T has.
     :param name: what to call it in messages.
@@ -298,8 +299,9 @@ class Cholesky(Structure):
         self.name = name
 
     def check(self):
-        """Refuse a lower triangle that is not finite, and a zero on the diagonal."""
+        """Refuse a lower triangle that is not finite, a zero on the diagonal, and entries above it."""
         check_triangular_factor(self.scale_tril, self.name)
+        arrays.check_lower_triangular(self.name, self.scale_tril)
 
     @computed_once
     def _second(self):
