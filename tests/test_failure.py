@@ -4,9 +4,8 @@
 import contextlib
 import copy
 import pickle
-import warnings
-
 import re
+import warnings
 
 from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError, OnFailure, RepairWarning, structures
 from mxfusion_mvn.failure import FLOORS, JITTERS, can_be_factored, factor
