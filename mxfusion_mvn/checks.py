@@ -281,6 +281,8 @@ def above_diagonal(value, tolerance):
     :param tolerance: what counts as zero, relative to the norm of the row of the lower triangle.
     :returns: as :func:`asymmetry`.
     """
+    if not np.triu(value, 1).any():
+        return None
     norms = np.sqrt(np.square(np.tril(value)).sum(axis=-1, keepdims=True))
     excess = np.triu(np.abs(value) - tolerance * norms, 1)
     if excess.max() <= 0:
