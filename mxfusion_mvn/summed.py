@@ -42,53 +42,37 @@ _STRUCTURES = {"covariance": structures.Dense, "precision": structures.Precision
 
 
 @contextlib.contextmanager
-def summed_log_pdf(is_constant=None, caller=None):
+def reading(is_constant):
     """
-    For the span of a ``with`` block, in this thread, let log densities of vectors be totals over their rows.
+    For the span of a ``with`` block, in this thread, let totals read constants, and reduce them to statistics.
 
-    A distribution may then return (S or 1,) in place of (S or 1, B...).
-
-    :param is_constant: function of an NDArray: whether it is the same in each evaluation of what is being traced. It
-        may then be read, and be reduced to statistics. None for all that no gradient is wanted of.
-    :param caller: code object of the function whose own calls may get totals; to weigh or to clip rows, others need
-        them. None for all.
+    :param is_constant: function of an NDArray: whether it is the same in each evaluation of what is being traced.
     """
-    before = getattr(_STATE, "block", None)
-    _STATE.block = is_constant or (lambda array: True), caller
+    before = getattr(_STATE, "is_constant", None)
+    _STATE.is_constant = is_constant
     try:
         yield
     finally:
-        _STATE.block = before
-
-
-def is_summed(caller=None):
-    """
-    Whether this thread is inside :func:`summed_log_pdf`, in a block for all or for a caller.
-
-    :param caller: code object of who asks for a log density.
-    :returns: a bool.
-    """
-    block = getattr(_STATE, "block", None)
-    return block is not None and block[1] in (None, caller)
+        _STATE.is_constant = before
 
 
 def is_constant(array):
     """
-    Whether an array may be read and reduced to statistics: only inside :func:`summed_log_pdf`.
+    Whether an array may be read and reduced to statistics: only inside :func:`reading`.
 
     :param array: NDArray.
     :returns: a bool.
     """
-    block = getattr(_STATE, "block", None)
-    return block is not None and not is_differentiated(array) and bool(block[0](array))
+    is_constant = getattr(_STATE, "is_constant", None)
+    return is_constant is not None and not is_differentiated(array) and bool(is_constant(array))
 
 
 def total_log_pdf(x, mean, covariance=None, precision=None, scale_tril=None):
     """
     The sum of the log densities of Gaussian vectors, with gradients in closed form where these are faster.
 
-    It is the fast way to a loss and its gradient; a second derivative is refused. Inside :func:`summed_log_pdf` it
-    makes use of statistics as well. Nothing is checked, and no factorisation waited for.
+    It is the fast way to a loss and its gradient; a second derivative is refused. Inside :func:`reading` it makes
+    use of statistics as well. Nothing is checked, and no factorisation waited for.
 
     :param x: NDArray (B..., D).
     :param mean: NDArray (B..., D) or (B..., 1).

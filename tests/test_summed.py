@@ -16,7 +16,7 @@ from mxfusion_mvn import (
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
 from mxfusion_mvn.compiler.tracing import tracing
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.summed import is_summed, summed_log_pdf
+from mxfusion_mvn.summed import is_constant, reading
 
 import mxnet as mx
 import numpy as np
@@ -104,8 +104,8 @@ def evaluate(factor, arrays, summed, dtype="float64", latent=(), extra=()):
         held[name].attach_grad()
     with autograd.record():
         if summed:
-            with summed_log_pdf():
-                log_pdf = factor.log_pdf(mx.nd, variables)
+            with reading(lambda array: True):
+                log_pdf = factor.total_log_pdf(mx.nd, variables)
         else:
             log_pdf = factor.log_pdf(mx.nd, variables)
         total = log_pdf if log_pdf.ndim == 1 else log_pdf.sum(axis=0, exclude=True)
@@ -335,8 +335,8 @@ def evaluate_regression(model, arrays, summed):
     with autograd.record():
         variables[mean.uuid] = mean.factor.eval(mx.nd, variables)
         if summed:
-            with summed_log_pdf():
-                total = model.X.factor.log_pdf(mx.nd, variables)
+            with reading(lambda array: True):
+                total = model.X.factor.total_log_pdf(mx.nd, variables)
         else:
             total = model.X.factor.log_pdf(mx.nd, variables).sum(axis=1)
         mx.nd.sum(total * mx.nd.arange(1, 1 + len(total), dtype="float64")).backward()
@@ -378,30 +378,32 @@ def test_laws_without_statistics_stay_rows(arrays_of, rng):
 # The switch
 
 
-def test_nothing_changes_when_off(rng):
+def test_rows_are_not_summed_unless_totals_are_asked_for(rng):
     arrays, covariance = draw(rng, "samples of the mean", "covariance")
-    log_pdf, _ = evaluate(as_factor(MultivariateNormal, arrays), arrays, False)
+    with reading(lambda array: True):
+        log_pdf, _ = evaluate(as_factor(MultivariateNormal, arrays), arrays, False)
     mean = arrays["mean"][:, None]
     assert log_pdf.shape == (4, 9)
     assert_close(log_pdf, oracles.log_pdf(arrays["random_variable"], mean, covariance[:, None]), **TOLERANCE["float64"])
 
 
-def test_switch_is_undone_and_nests():
-    assert not is_summed()
-    with summed_log_pdf():
-        with summed_log_pdf(lambda array: False):
-            assert is_summed()
-        assert is_summed()
-    assert not is_summed()
-    with pytest.raises(ZeroDivisionError), summed_log_pdf():
+def test_reading_is_undone_and_nests():
+    array = nd([1.0])
+    assert not is_constant(array)
+    with reading(lambda array: True):
+        with reading(lambda array: False):
+            assert not is_constant(array)
+        assert is_constant(array)
+    assert not is_constant(array)
+    with pytest.raises(ZeroDivisionError), reading(lambda array: True):
         raise ZeroDivisionError
-    assert not is_summed()
+    assert not is_constant(array)
 
 
-def test_switch_is_of_one_thread():
-    seen = []
-    with summed_log_pdf():
-        thread = threading.Thread(target=lambda: seen.append(is_summed()))
+def test_reading_is_of_one_thread():
+    seen, array = [], nd([1.0])
+    with reading(lambda array: True):
+        thread = threading.Thread(target=lambda: seen.append(is_constant(array)))
         thread.start()
         thread.join()
     assert seen == [False]
@@ -412,8 +414,8 @@ def test_data_that_change_are_not_read(monkeypatch, rng):
     factor = as_factor(MultivariateNormal, arrays)
     variables = {variable.uuid: nd(arrays[name]) for name, variable in factor.inputs + factor.outputs}
     monkeypatch.setattr(statistics, "compress", lambda *arguments: pytest.fail("data were read"))
-    with summed_log_pdf(lambda array: False), autograd.record():
-        total = factor.log_pdf(mx.nd, variables)
+    with reading(lambda array: False), autograd.record():
+        total = factor.total_log_pdf(mx.nd, variables)
     assert_close(total, expected_total(arrays, covariance), **TOLERANCE["float64"])
 
 
@@ -428,8 +430,8 @@ def traced(factor, arrays, parameters, changing=()):
         held[name].attach_grad()
     leaves = [leaf(PARAMETER, held[name], name) for name in parameters]
     leaves += [leaf(DATA, held[name], name) for name in changing]
-    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.is_traced(array)), autograd.record():
-        loss = mx.nd.sum(mx.nd.mean(factor.log_pdf(mx.nd, variables), axis=0))
+    with tracing(leaves) as trace, reading(lambda array: not trace.is_traced(array)), autograd.record():
+        loss = mx.nd.sum(mx.nd.mean(factor.total_log_pdf(mx.nd, variables), axis=0))
     graph = trace.graph(loss, loss)
     assert trace.reason is None
     return graph

@@ -5,7 +5,7 @@ from mxfusion_mvn import surrogate
 from mxfusion_mvn.compiler.graph import DATA, PARAMETER, leaf
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.tracing import tracing
-from mxfusion_mvn.summed import summed_log_pdf, total_log_pdf
+from mxfusion_mvn.summed import reading, total_log_pdf
 
 import mxnet as mx
 import numpy as np
@@ -177,7 +177,7 @@ def traced(arrays, parameters):
     for name in parameters:
         arrays[name].attach_grad()
     leaves = [leaf(PARAMETER if name in parameters else DATA, array, name) for name, array in arrays.items()]
-    with tracing(leaves) as trace, summed_log_pdf(lambda array: not trace.is_traced(array)), autograd.record():
+    with tracing(leaves) as trace, reading(lambda array: not trace.is_traced(array)), autograd.record():
         total = total_log_pdf(**arrays)
     return trace.graph(total, total)
 

@@ -8,7 +8,6 @@ that are already aligned: (S or 1, B..., event), all with the same number of bat
 import inspect
 import math
 import numbers
-import sys
 from typing import Dict, Tuple
 
 from mxfusion_mvn import checks
@@ -18,7 +17,7 @@ from mxfusion_mvn.failure import RAISE, NotFiniteError, OnFailure, check_finite
 from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.options import shown
 from mxfusion_mvn.statistics import all_rows
-from mxfusion_mvn.summed import is_constant, is_summed, reduced
+from mxfusion_mvn.summed import is_constant, reduced
 
 import mxnet as mx
 import numpy as np
@@ -157,12 +156,23 @@ class VectorDistribution(Distribution):
 
         :param F: ``mxnet.ndarray``.
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
-        :returns: NDArray (S or 1, B...); inside :func:`~mxfusion_mvn.summed.summed_log_pdf` perhaps totals (S or 1,).
+        :returns: NDArray (S or 1, B...).
         """
-        arrays = self._arrays(self.inputs + self.outputs, variables)
-        summed = is_summed(sys._getframe(1).f_code)
+        return self._scaled_log_pdf(variables, lambda arrays: self.log_pdf_impl(F=F, **arrays))
+
+    def total_log_pdf(self, F, variables):
+        """
+        Log density for callers that want nothing but its sum over the rows of each Monte Carlo sample.
+
+        :param F: ``mxnet.ndarray``.
+        :param variables: as in :meth:`log_pdf`.
+        :returns: NDArray (S or 1,), or (S or 1, B...) where the distribution knows no faster way than row by row.
+        """
+        return self._scaled_log_pdf(variables, lambda arrays: self._total(variables, **arrays))
+
+    def _scaled_log_pdf(self, variables, compute):
         try:
-            log_pdf = self._total(variables, **arrays) if summed else self.log_pdf_impl(F=F, **arrays)
+            log_pdf = compute(self._arrays(self.inputs + self.outputs, variables))
         except NotFiniteError:
             # What is wrong with the data is worth more to know than the NaN it made of a learned matrix. After any
             # other failure MXNet hands out garbage, also for the data.

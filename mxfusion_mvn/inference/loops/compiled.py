@@ -16,12 +16,11 @@ from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, possible_steps
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
+from mxfusion_mvn.inference.loops.summands import Totals
 from mxfusion_mvn.inference.loops.verification import Runs
-from mxfusion_mvn.summed import summed_log_pdf
 
 import mxnet as mx
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.models.factor_graph import FactorGraph
 
 # To make a program of several steps takes about as long as that many steps.
 _STEPS_BEFORE_SEVERAL = 100
@@ -92,6 +91,7 @@ class CompiledStepper(ImperativeStepper):
     def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
         super().__init__(infr_executor, data, param_dict, ctx, optimizer)
         self._evaluations = {}
+        self._totals = Totals()
         self._points = {}
         self._programs = {}
         self._runs = {}
@@ -297,7 +297,7 @@ class CompiledStepper(ImperativeStepper):
         # Two evaluations at one point do not tell what depends on the parameters.
         if shapes not in self._evaluations or self._points[shapes] == point:
             self._evaluations[shapes] = Evaluations(
-                self._executor, self._trained, self._ctx, self._is_changing(), _summing
+                self._executor, self._trained, self._ctx, self._is_changing(), self._totals
             )
         self._points[shapes] = point
         evaluations = self._evaluations[shapes]
@@ -402,11 +402,6 @@ class CompiledStepper(ImperativeStepper):
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None
-
-
-def _summing(is_traced):
-    """Let the host's sums get totals, and reduce what is constant; see :mod:`mxfusion_mvn.summed`."""
-    return summed_log_pdf(lambda array: not is_traced(array), FactorGraph.log_pdf.__code__)
 
 
 def _settings(parameters):
