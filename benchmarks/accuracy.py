@@ -70,7 +70,7 @@ OURS = """\
 float32 NDArrays are computed in float64 and the result is rounded to float32, except while
   training (`autograd.record()`), where speed counts. Of a covariance or precision in
   float64, wherever a pivot of the Cholesky factor has lost two bits or more, a second factor makes up for the rounding
-  of the first (`mxfusion_mvn/refinement.py`); that takes the error from the condition number to its square root.
+  of the first (`mxfusion_mvn/linalg/refinement.py`); that takes the error from the condition number to its square root.
   Symbols have neither dtype nor values when the graph is built: there it is one Cholesky factor, in the dtype of the
   inputs, as with torch and NumPyro. For a factor that is given: a triangular solve."""
 

@@ -10,7 +10,7 @@ import time
 from mxfusion_mvn.compiler.evaluation import Evaluations
 from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.summed import total_log_pdf
+from mxfusion_mvn.totals.summed import total_log_pdf
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxfusion.components.distributions as host

@@ -7,6 +7,7 @@ import_mxnet()
 
 from mxfusion_mvn import bijections, functions, gluon, inference, missing, mixture, structures, transformations
 from mxfusion_mvn._version import __version__
+from mxfusion_mvn.checks.failure import NotPositiveDefiniteError, OnFailure, RepairWarning
 from mxfusion_mvn.distributions import (
     GaussianMixture,
     InverseWishart,
@@ -18,7 +19,6 @@ from mxfusion_mvn.distributions import (
     MultivariateStudentT,
     Wishart,
 )
-from mxfusion_mvn.failure import NotPositiveDefiniteError, OnFailure, RepairWarning
 from mxfusion_mvn.gaussian import Gaussian
 
 __all__ = [

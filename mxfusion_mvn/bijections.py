@@ -27,8 +27,8 @@ import numbers
 from abc import abstractmethod
 
 from mxfusion_mvn import checks, transformations
-from mxfusion_mvn.axes import do_broadcast
 from mxfusion_mvn.linalg import cholesky, diagonal, outer_square, scale_rows, with_diagonal
+from mxfusion_mvn.linalg.axes import do_broadcast
 from mxfusion_mvn.transformations import Transformation
 
 import numpy as np

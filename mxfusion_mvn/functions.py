@@ -7,10 +7,11 @@ The host's own ``dot`` and ``*`` are evaluated once per sample, in a loop.
 import numbers
 from abc import abstractmethod
 
-from mxfusion_mvn import axes, checks, linalg
-from mxfusion_mvn.distributions._inputs import array_input
-from mxfusion_mvn.statistics import design_and_response
-from mxfusion_mvn.summed import is_constant
+from mxfusion_mvn import checks, linalg
+from mxfusion_mvn.checks.model_inputs import array_input
+from mxfusion_mvn.linalg import axes
+from mxfusion_mvn.totals.statistics import design_and_response
+from mxfusion_mvn.totals.summed import is_constant
 
 import mxnet as mx
 import numpy as np

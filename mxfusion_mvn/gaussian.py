@@ -12,10 +12,12 @@ broadcast their leading axes from the right; those of Symbols must be equal, for
 import math
 import numbers
 
-from mxfusion_mvn import arrays, forms, linalg, pairs, structures
-from mxfusion_mvn.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
-from mxfusion_mvn.failure import RAISE
-from mxfusion_mvn.pairs import LOG_2PI, plus_rank
+from mxfusion_mvn import linalg, structures
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE
+from mxfusion_mvn.linalg.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
+from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
+from mxfusion_mvn.structures import forms, pairs
 
 import mxnet as mx
 import numpy as np
@@ -132,7 +134,9 @@ class Gaussian:
         :raises ValueError: for both, or for Symbols without noise.
         """
         if noise is not None and num_samples is not None:
-            arrays.refuse("num_samples", "both it and noise", "one of them", "The noise says how many draws there are.")
+            arguments.refuse(
+                "num_samples", "both it and noise", "one of them", "The noise says how many draws there are."
+            )
         if noise is None:
             noise = self._noise(num_samples)
         else:
@@ -155,7 +159,7 @@ class Gaussian:
         Kullback-Leibler divergence KL(self || other) in nats, for every pair of structures in closed form.
 
         It is infinite if self has mass where other has none, or other has no density there. The formula is that of
-        :func:`mxfusion_mvn.pairs.kl_divergence`.
+        :func:`mxfusion_mvn.structures.pairs.kl_divergence`.
 
         :param other: a :class:`Gaussian` over the same space.
         :returns: the broadcast of all leading axes.
@@ -174,7 +178,7 @@ class Gaussian:
         :returns: a :class:`Gaussian` whose structure is of the same kind where that exists.
         :raises ValueError: for an index that is empty, repeated or out of range.
         """
-        index, rest = arrays.split(index, rest, self._dim(), isinstance(self.structure, structures.Precision))
+        index, rest = arguments.split(index, rest, self._dim(), isinstance(self.structure, structures.Precision))
         mean = linalg.take(self._full_mean(), index, axis=-1)
         if _is_widened(self):  # without looking at more of the matrix than the marginal takes
             structure = self.structure.in_float64().marginal(index, rest).cast("float32")
@@ -192,9 +196,9 @@ class Gaussian:
         :returns: a :class:`Gaussian` over the other positions, ascending unless rest says otherwise.
         :raises ValueError: for an index that is empty, repeated, out of range or complete.
         """
-        index, rest = arrays.split(index, rest, self._dim())
+        index, rest = arguments.split(index, rest, self._dim())
         if not rest:
-            arrays.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
+            arguments.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
         value = self._as_vector("value", value, len(index))
         if _is_widened(self):
             return self._widened().condition(index, value.astype("float64"), rest)._narrowed()
@@ -212,9 +216,9 @@ class Gaussian:
         :returns: a :class:`Gaussian`. It is singular if A has more rows than columns (NDArrays only) or self is.
         """
         dim = self._dim()
-        matrix = arrays.as_array("matrix", matrix, self.mean, dim)
+        matrix = arguments.as_array("matrix", matrix, self.mean, dim)
         if dim is not None and matrix.ndim < 2:
-            arrays.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
+            arguments.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
         if dim is not None:
             self._check_leading(event_axes=2, matrix=matrix.shape)
         if not isinstance(offset, numbers.Real):
@@ -264,7 +268,7 @@ class Gaussian:
         :raises ImportError: without SciPy, unless D is 2.
         """
         if not isinstance(probability, numbers.Real) or not 0 < probability < 1:
-            arrays.refuse("probability", probability, "a number between 0 and 1", "Write 0.95 for 95 %.")
+            arguments.refuse("probability", probability, "a number between 0 and 1", "Write 0.95 for 95 %.")
         rank = self.structure.rank()
         if not isinstance(rank, numbers.Integral):
             rank = rank.asnumpy()
@@ -290,7 +294,7 @@ class Gaussian:
         :raises ValueError: unless D is 2.
         """
         if self.structure.dim() != 2:
-            arrays.refuse("ellipse", f"a Gaussian of D = {self.structure.dim()}", "D = 2", "Take a marginal.")
+            arguments.refuse("ellipse", f"a Gaussian of D = {self.structure.dim()}", "D = 2", "Take a marginal.")
         angle = np.linspace(0, 2 * np.pi, num_points)
         mean = self._full_mean().asnumpy()
         values, vectors = np.linalg.eigh(self.covariance.asnumpy())
@@ -311,14 +315,16 @@ class Gaussian:
 
     def _noise(self, num_samples):
         if namespace(self.mean) is mx.sym:
-            arrays.refuse(
+            arguments.refuse(
                 "noise",
                 "None for Symbols, which have no shape",
                 "standard normals (..., D)",
                 "Pass noise=F.random.normal(shape=...).",
             )
         if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and num_samples > 0):
-            arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw.")
+            arguments.refuse(
+                "num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw."
+            )
         samples = () if num_samples is None else (num_samples,)
         shape = samples + self._leading + (self.structure.noise_size(self._dim()),)
         return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
@@ -328,10 +334,10 @@ class Gaussian:
         if namespace(template) is mx.sym and isinstance(mean, mx.sym.Symbol):
             return mean
         if isinstance(mean, mx.nd.NDArray) and namespace(template) is mx.nd:
-            return arrays.as_array("mean", mean, template, None if mean.shape[-1] == 1 else self.structure.dim())
+            return arguments.as_array("mean", mean, template, None if mean.shape[-1] == 1 else self.structure.dim())
         if isinstance(mean, numbers.Real):
             return namespace(template).zeros_like(template) + mean
-        return arrays.as_array("mean", mean, template, self.structure.dim())
+        return arguments.as_array("mean", mean, template, self.structure.dim())
 
     def _dim(self):
         """D; None for Symbols."""
@@ -341,7 +347,7 @@ class Gaussian:
 
     def _as_vector(self, name, value, size):
         """An argument (B..., size) whose leading axes meet those of mean and covariance."""
-        value = arrays.as_array(name, value, self.mean, size)
+        value = arguments.as_array(name, value, self.mean, size)
         if namespace(value) is mx.nd:
             self._check_leading(**{name: value.shape})
         return value
@@ -356,7 +362,7 @@ class Gaussian:
         for other, (leading, axes) in held.items():
             if other != name and not do_broadcast(own, leading):
                 event = (self._dim(),) * axes
-                arrays.refuse(
+                arguments.refuse(
                     name,
                     f"shape {shape} beside `{other}` of shape {leading + event}",
                     "leading axes that are equal or 1, aligned from the right",
@@ -371,10 +377,10 @@ class Gaussian:
 
     def _check_other(self, other):
         if not isinstance(other, Gaussian):
-            arrays.refuse("other", f"a {type(other).__name__}", "a Gaussian", "Write Gaussian(mean, ...).")
-        arrays.as_array("other", other.mean, self.mean)
+            arguments.refuse("other", f"a {type(other).__name__}", "a Gaussian", "Write Gaussian(mean, ...).")
+        arguments.as_array("other", other.mean, self.mean)
         if self._dim() != other._dim():
-            arrays.refuse("other", f"D = {other._dim()}", f"D = {self._dim()}", "Take a marginal of the larger one.")
+            arguments.refuse("other", f"D = {other._dim()}", f"D = {self._dim()}", "Take a marginal of the larger one.")
         if self._dim() is not None:
             self._check_leading(other=other.mean.shape)
             self._check_leading(event_axes=2, other=other.structure.leading() + (self._dim(),) * 2)

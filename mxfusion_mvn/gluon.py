@@ -14,8 +14,8 @@ import math
 import numbers
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.arrays import refuse
-from mxfusion_mvn.options import dtype_defect, is_positive, shown
+from mxfusion_mvn.checks.arguments import refuse
+from mxfusion_mvn.checks.options import dtype_defect, is_positive, shown
 from mxfusion_mvn.transformations import softplus
 
 import mxnet as mx

@@ -12,7 +12,7 @@ There is one factor for each distinct pattern, not for each row. The rows of a p
 with about as many rows (up to a factor of two) in one call, so the work does not depend on how many patterns there are.
 
 Where patterns are many they have few rows, and the gradients of a density are those in closed form of
-:mod:`mxfusion_mvn.patterns`. With a and C^-1 held constant, a term that is added and subtracted passes them on::
+:mod:`mxfusion_mvn.totals.patterns`. With a and C^-1 held constant, a term that is added and subtracted passes them on::
 
     1/2 a^T Sigma a - 1/2 tr(C^-1 diag(m) Sigma diag(m)) - a^T diag(m) (x - mean)
 
@@ -22,13 +22,14 @@ It keeps one matrix for each pattern, where the derivative of each step of the c
 import functools
 from numbers import Integral
 
-from mxfusion_mvn import arrays, checks, linalg
-from mxfusion_mvn.axes import broadcast_shapes, namespace
-from mxfusion_mvn.failure import RAISE, OnFailure, factor
+from mxfusion_mvn import checks, linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, factor
 from mxfusion_mvn.gaussian import LOG_2PI, Gaussian
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.pairs import is_singular
-from mxfusion_mvn.patterns import after, chunks, codes, largest_chunk, masked_covariance, masked_factor
+from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace
+from mxfusion_mvn.structures.pairs import is_singular
+from mxfusion_mvn.totals.patterns import after, chunks, codes, largest_chunk, masked_covariance, masked_factor
 
 import mxnet as mx
 import numpy as np
@@ -52,15 +53,15 @@ class PartlyObserved:
         _check_gaussian(gaussian)
         if isinstance(value, np.ma.MaskedArray):
             value = checks.fill_masked(value)
-        value = arrays.as_array("value", value, gaussian.mean, gaussian.structure.dim())
+        value = arguments.as_array("value", value, gaussian.mean, gaussian.structure.dim())
         if on_failure is not None and not isinstance(on_failure, OnFailure):
-            arrays.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+            arguments.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
         if 0 in value.shape:
-            arrays.refuse("value", f"shape {value.shape}", "at least one row", "Check how it is computed.")
+            arguments.refuse("value", f"shape {value.shape}", "at least one row", "Check how it is computed.")
         leading = broadcast_shapes(gaussian.mean.shape[:-1], gaussian.structure.leading())
         own = leading[max(0, len(leading) - value.ndim + 1) :]
         if any(size not in (1, rows) for size, rows in zip(reversed(own), reversed(value.shape[:-1]))):
-            arrays.refuse(
+            arguments.refuse(
                 "value",
                 f"leading axes {value.shape[:-1]}",
                 f"those of the Gaussian, {leading}, to broadcast to them, or to end in them",
@@ -183,20 +184,22 @@ class PartlyObserved:
         :returns: NDArray (S, V..., D).
         """
         if any(size > 1 for size in self._extra):
-            arrays.refuse(
+            arguments.refuse(
                 "gaussian", f"extra leading axes {self._extra}", "none for draws", "Draw from each by itself."
             )
         if num_samples is not None and (isinstance(num_samples, bool) or not isinstance(num_samples, Integral)):
-            arrays.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "Write 1 for one draw.")
+            arguments.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "Write 1 for one draw.")
         if num_samples is not None and num_samples < 1:
-            arrays.refuse("num_samples", f"{num_samples}", "a positive integer or None", "Write 1 for one draw.")
+            arguments.refuse("num_samples", f"{num_samples}", "a positive integer or None", "Write 1 for one draw.")
         if noise is None:
             shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
             noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
         own = self._value_axes + (self._dim,)
-        noise = arrays.as_array("noise", noise, self._value)
+        noise = arguments.as_array("noise", noise, self._value)
         if noise.shape[-len(own) :] != own or noise.ndim > len(own) + 1:
-            arrays.refuse("noise", f"shape {noise.shape}", f"(S,) + {own}", "Standard normals for each entry of value.")
+            arguments.refuse(
+                "noise", f"shape {noise.shape}", f"(S,) + {own}", "Standard normals for each entry of value."
+            )
         noise = noise.reshape((-1, self._count, self._dim))
         root = factor(self._covariance, self._on_failure, self._name)
         prior = _multiply_rows(root, noise)
@@ -271,10 +274,10 @@ def _gradient_term(covariance, inverse, solved, masks):
 def _check_gaussian(gaussian):
     if not isinstance(gaussian, Gaussian):
         got = f"a {type(gaussian).__name__}"
-        arrays.refuse("gaussian", got, "a Gaussian", "Build it with Gaussian(mean, covariance).")
+        arguments.refuse("gaussian", got, "a Gaussian", "Build it with Gaussian(mean, covariance).")
     if namespace(gaussian.mean) is not mx.nd or is_singular(gaussian.structure):
         kind = "one of Symbols" if namespace(gaussian.mean) is not mx.nd else "a singular one"
-        arrays.refuse("gaussian", kind, "one of NDArrays with a regular covariance", "Give it as NDArrays, dense.")
+        arguments.refuse("gaussian", kind, "one of NDArrays with a regular covariance", "Give it as NDArrays, dense.")
 
 
 class _Patterns:

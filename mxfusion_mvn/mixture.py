@@ -17,11 +17,11 @@ rounding, or that it is infinite. They are taken from the whitened residuals z_k
 where the first two terms cancel to the last bit if the covariances are equal.
 """
 
-from mxfusion_mvn import arrays, axes
-from mxfusion_mvn.axes import add, multiply, namespace, subtract
+from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.gaussian import Gaussian
-from mxfusion_mvn.linalg import constant
-from mxfusion_mvn.pairs import is_singular
+from mxfusion_mvn.linalg import axes, constant
+from mxfusion_mvn.linalg.axes import add, multiply, namespace, subtract
+from mxfusion_mvn.structures.pairs import is_singular
 
 import mxnet as mx
 import numpy as np
@@ -78,8 +78,8 @@ def draw_samples(assignment, noise, components):
     :returns: NDArray (B..., D).
     """
     _check_components(components)
-    assignment = arrays.as_array("assignment", assignment, components.mean)
-    noise = arrays.as_array("noise", noise, components.mean)
+    assignment = arguments.as_array("assignment", assignment, components.mean)
+    noise = arguments.as_array("noise", noise, components.mean)
     _check_leading("noise", noise.shape[:-1], components)
     # Every component is drawn from and one is kept: a matrix for each row would be larger than K rows.
     drawn = components.draw_samples(noise=noise.expand_dims(-2))
@@ -143,12 +143,12 @@ def _weighted(exponent, weights):
 
 def _checked(value, weights, components):
     _check_components(components)
-    value = arrays.as_array("value", value, components.mean, components.structure.dim())
-    weights = arrays.as_array("weights", weights, components.mean)
+    value = arguments.as_array("value", value, components.mean, components.structure.dim())
+    weights = arguments.as_array("weights", weights, components.mean)
     _check_leading("value", value.shape[:-1], components)
     for name, array in (("value", value), ("weights", weights)):
         if 0 in array.shape:
-            arrays.refuse(name, f"shape {array.shape}", "at least one entry", "Check how it is computed.")
+            arguments.refuse(name, f"shape {array.shape}", "at least one entry", "Check how it is computed.")
     leading = axes.broadcast_shapes(value.shape[:-1] + (1,), _leading(components))
     _check_weights("weights", weights, leading)
     return value, weights, components
@@ -156,14 +156,14 @@ def _checked(value, weights, components):
 
 def _check_components(components):
     if not isinstance(components, Gaussian) or namespace(components.mean) is not mx.nd:
-        arrays.refuse(
+        arguments.refuse(
             "components",
             "one of Symbols" if isinstance(components, Gaussian) else f"a {type(components).__name__}",
             "a Gaussian of NDArrays (B..., K, D)",
             "Build it with Gaussian(mean, covariance).",
         )
     if not _leading(components):
-        arrays.refuse("components", "a single Gaussian", "leading axes (B..., K)", "Write mean[None] for one.")
+        arguments.refuse("components", "a single Gaussian", "leading axes (B..., K)", "Write mean[None] for one.")
 
 
 def _leading(components):
@@ -173,7 +173,7 @@ def _leading(components):
 
 def _check_leading(name, own, components):
     if not axes.do_broadcast(own, _leading(components)[:-1]):
-        arrays.refuse(
+        arguments.refuse(
             name,
             f"leading axes {own}",
             f"what broadcasts with {_leading(components)[:-1]}, those of the components before K",
@@ -189,4 +189,4 @@ def _check_weights(name, weights, leading):
             "Write them out, each 1 / K for equal weights."
         )
     if not axes.do_broadcast(weights.shape, leading):
-        arrays.refuse(name, f"shape {weights.shape}", f"what broadcasts with {leading}", "They are (B..., K).")
+        arguments.refuse(name, f"shape {weights.shape}", f"what broadcasts with {leading}", "They are (B..., K).")

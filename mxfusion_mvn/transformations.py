@@ -25,8 +25,8 @@ the maximum, the derivative cancels to 0 in the left tail.
 from abc import abstractmethod
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.axes import namespace
 from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part, transpose, with_diagonal
+from mxfusion_mvn.linalg.axes import namespace
 
 import mxnet as mx
 import numpy as np

@@ -8,7 +8,7 @@ from mxfusion_mvn.inference import (
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
 )
-from mxfusion_mvn.inference.laplace import LaplaceApproximation
+from mxfusion_mvn.inference.laplace.approximation import LaplaceApproximation
 from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import mxfusion.inference as host

@@ -9,8 +9,8 @@ import threading
 import zipfile
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.files import load, save
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference.results.files import load, save
 
 import mxfusion.inference as host
 import mxnet as mx

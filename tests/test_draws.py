@@ -3,10 +3,11 @@
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import create_Gaussian_fullrank, draws
-from mxfusion_mvn.inference._host_draws import draw
-from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference import create_Gaussian_fullrank
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference.results import draws
+from mxfusion_mvn.inference.results.draws import FinishedInference
+from mxfusion_mvn.inference.results.host_draws import draw
 
 import mxfusion.inference as host_inference
 import mxnet as mx

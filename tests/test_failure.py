@@ -8,7 +8,7 @@ import re
 import warnings
 
 from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError, OnFailure, RepairWarning, structures
-from mxfusion_mvn.failure import FLOORS, JITTERS, can_be_factored, factor
+from mxfusion_mvn.checks.failure import FLOORS, JITTERS, can_be_factored, factor
 
 import mxnet as mx
 import numpy as np

@@ -13,7 +13,7 @@ from mxfusion_mvn.inference import (
     create_Gaussian_meanfield,
     unconstrained_gaussian,
 )
-from mxfusion_mvn.inference.files import load, save
+from mxfusion_mvn.inference.results.files import load, save
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
 
 import mxfusion.inference as host

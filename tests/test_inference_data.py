@@ -6,8 +6,8 @@ import warnings
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank
-from mxfusion_mvn.inference.inference_data import to_arviz
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference.results.arviz_data import to_arviz
 
 import matplotlib
 import mxnet as mx

@@ -6,9 +6,10 @@ import warnings
 
 from mxfusion_mvn import GaussianMixture, InverseWishart, LKJCholesky, MultivariateNormal, OnFailure
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning, curvature
+from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
+from mxfusion_mvn.inference.laplace import newton
+from mxfusion_mvn.inference.laplace.density import independent_groups
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.unconstrained import independent_groups
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host_inference
@@ -433,8 +434,8 @@ def test_a_density_without_a_mode_is_said_to_have_none(rng):
 
 def test_a_search_that_ends_elsewhere_is_reported(rng, monkeypatch):
     """For want of steps."""
-    monkeypatch.setattr(curvature, "_MAX_STEPS", 3)
-    monkeypatch.setattr(curvature, "_MAX_COLUMNS", 3)
+    monkeypatch.setattr(newton, "_MAX_STEPS", 3)
+    monkeypatch.setattr(newton, "_MAX_COLUMNS", 3)
     model = Model()
     model.g = host.Gamma.define_variable(nd([3.0]), nd([0.5]), (1,), dtype="float64")
     inference = roughly(MAP(model, []), begin={model.g: [5e4]})

@@ -6,7 +6,8 @@ import pickle
 import warnings
 from typing import Callable, Dict, NamedTuple
 
-from mxfusion_mvn import MultivariateNormal, NotPositiveDefiniteError, OnFailure, RepairWarning, failure
+from mxfusion_mvn import MultivariateNormal, NotPositiveDefiniteError, OnFailure, RepairWarning
+from mxfusion_mvn.checks import failure
 from mxfusion_mvn.distributions._special import (
     digamma,
     log_gamma_excess,

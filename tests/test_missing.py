@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Missing entries: densities, gradients and what was missing, one row at a time by SciPy."""
 
-from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError, patterns
+from mxfusion_mvn import Gaussian, MultivariateNormal, NotPositiveDefiniteError
 from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.totals import patterns
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxnet as mx

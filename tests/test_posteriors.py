@@ -11,10 +11,10 @@ from mxfusion_mvn.inference import (
     create_Gaussian_meanfield,
     unconstrained_gaussian,
 )
-from mxfusion_mvn.inference._laws import TransformedGaussian
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.supports import latent_variables
+from mxfusion_mvn.inference.variational.gaussians import TransformedGaussian
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxnet as mx

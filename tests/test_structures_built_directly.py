@@ -4,7 +4,7 @@
 import re
 
 from mxfusion_mvn import Gaussian, OnFailure, structures
-from mxfusion_mvn.failure import NotPositiveDefiniteError
+from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
 
 import mxnet as mx
 import numpy as np

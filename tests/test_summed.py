@@ -10,13 +10,12 @@ from mxfusion_mvn import (
     MultivariateNormal,
     MultivariateStudentT,
     OnFailure,
-    statistics,
-    surrogate,
 )
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
 from mxfusion_mvn.compiler.tracing import tracing
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.summed import is_constant, reading
+from mxfusion_mvn.totals import closed_form, statistics
+from mxfusion_mvn.totals.summed import is_constant, reading
 
 import mxnet as mx
 import numpy as np
@@ -129,7 +128,7 @@ def check_against_rows(factor, arrays, latent, tolerance=SAME):
 def gradients(request, monkeypatch):
     """Both ways to the gradients."""
     if request.param == "MXNet's gradients":
-        monkeypatch.setattr(surrogate, "pays", lambda rows, matrix: False)
+        monkeypatch.setattr(closed_form, "pays", lambda rows, matrix: False)
     return request.param
 
 

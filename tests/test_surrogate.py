@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The array-level total with its gradients in closed form: values, gradients, executors, and what is refused."""
 
-from mxfusion_mvn import surrogate
 from mxfusion_mvn.compiler.graph import DATA, PARAMETER, leaf
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.tracing import tracing
-from mxfusion_mvn.summed import reading, total_log_pdf
+from mxfusion_mvn.totals import closed_form
+from mxfusion_mvn.totals.summed import reading, total_log_pdf
 
 import mxnet as mx
 import numpy as np
@@ -56,8 +56,8 @@ def value_and_gradients(arrays, dtype="float64", head=1.0):
 @pytest.fixture
 def is_closed(monkeypatch):
     """A list that gets an entry for each use of the closed form."""
-    used, total = [], surrogate.total
-    monkeypatch.setattr(surrogate, "total", lambda *arguments: used.append(1) or total(*arguments))
+    used, total = [], closed_form.total
+    monkeypatch.setattr(closed_form, "total", lambda *arguments: used.append(1) or total(*arguments))
     return used
 
 
@@ -92,7 +92,7 @@ def test_gradients_are_central_differences(name, form, is_closed, rng):
 def test_gradients_are_those_of_autograd_to_rounding(name, form, monkeypatch, rng):
     arrays = draw(rng, name, form)
     _, closed = value_and_gradients(arrays)
-    monkeypatch.setattr(surrogate, "pays", lambda rows, matrix: False)
+    monkeypatch.setattr(closed_form, "pays", lambda rows, matrix: False)
     _, derived = value_and_gradients(arrays)
     for name in arrays:
         assert_close(closed[name], derived[name], rtol=1e-12, atol=1e-12 * np.abs(derived[name]).max())
@@ -212,16 +212,16 @@ def test_executor_has_no_backward_pass_of_the_factorisation(rng):
 
 def test_matrix_shared_by_samples_is_left_to_autograd(is_closed, rng):
     """Its gradient for each sample by itself would be a matrix for each."""
-    from mxfusion_mvn.statistics import all_rows
+    from mxfusion_mvn.totals.statistics import all_rows
 
     matrix = nd(oracles.random_spd(rng, (1, 1), 3))
     matrix.attach_grad()
     with autograd.record():
         rows = all_rows(nd(rng.normal(size=(1, 9, 3))), nd(rng.normal(size=(4, 1, 3))), (1, 1))
-        assert not surrogate.pays(rows, matrix * 1)
+        assert not closed_form.pays(rows, matrix * 1)
         rows = all_rows(nd(rng.normal(size=(1, 9, 3))), nd(rng.normal(size=(1, 1, 3))), (1, 1))
-        assert surrogate.pays(rows, matrix * 1)
-    assert not surrogate.pays(rows, matrix)
+        assert closed_form.pays(rows, matrix * 1)
+    assert not closed_form.pays(rows, matrix)
 
 
 REFUSED = [

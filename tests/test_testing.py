@@ -4,7 +4,8 @@
 import re
 
 import mxfusion_mvn.testing
-from mxfusion_mvn import MultivariateNormal, axes, linalg, structures
+from mxfusion_mvn import MultivariateNormal, linalg, structures
+from mxfusion_mvn.linalg import axes
 from mxfusion_mvn.structures import RowMap
 from mxfusion_mvn.testing import check_multivariate_normal, check_structure
 

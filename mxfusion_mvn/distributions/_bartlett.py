@@ -19,10 +19,12 @@ A_ii^2 ~ chi^2, and give the factor L_X of a draw together with it: nothing is f
 
 from abc import abstractmethod
 
-from mxfusion_mvn import axes, checks, failure, linalg
-from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn import checks, linalg
+from mxfusion_mvn.checks import failure, model_inputs
+from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_multivariate_gamma_excess
+from mxfusion_mvn.linalg import axes
 
 import mxnet as mx
 import numpy as np
@@ -108,7 +110,7 @@ class BartlettDistribution(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
         form, matrix = _forms.only_one(scale=scale, scale_tril=scale_tril)
         matrix = self._input(form, matrix, _CHECKS[form], dtype, ctx)

@@ -11,13 +11,13 @@ import numbers
 from typing import Dict, Tuple
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.axes import align_samples
-from mxfusion_mvn.distributions import _inputs
-from mxfusion_mvn.failure import RAISE, NotFiniteError, OnFailure, check_finite
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import RAISE, NotFiniteError, OnFailure, check_finite
+from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.options import shown
-from mxfusion_mvn.statistics import all_rows
-from mxfusion_mvn.summed import is_constant, reduced
+from mxfusion_mvn.linalg.axes import align_samples
+from mxfusion_mvn.totals.statistics import all_rows
+from mxfusion_mvn.totals.summed import is_constant, reduced
 
 import mxnet as mx
 import numpy as np
@@ -108,7 +108,7 @@ class VectorDistribution(Distribution):
         :returns: the random Variable.
         :raises ModelSpecificationError: as the class does.
         """
-        return cls(*args, shape=_inputs.check_shape(shape, len(cls.EVENT["random_variable"])), **kwargs)
+        return cls(*args, shape=model_inputs.check_shape(shape, len(cls.EVENT["random_variable"])), **kwargs)
 
     def set_outputs(self, variables):
         """
@@ -215,7 +215,7 @@ class VectorDistribution(Distribution):
         :param mean: NDArray (S or 1, B..., D).
         :param value: NDArray (S or 1, B..., D).
         :param matrix_axes: the leading axes of the covariance, a tuple.
-        :returns: :class:`~mxfusion_mvn.statistics.Rows`.
+        :returns: :class:`~mxfusion_mvn.totals.statistics.Rows`.
         """
         vectors = all_rows(value, mean, matrix_axes).vectors
         value, mean = self._regressed(variables, mean, value, matrix_axes)
@@ -230,7 +230,7 @@ class VectorDistribution(Distribution):
 
     def _input(self, name, value, check_value, dtype, ctx):
         """An argument as a Variable, checked as far as that can be done without the random variable."""
-        return _inputs.array_input(name, value, self.EVENT[name], check_value, dtype, ctx)
+        return model_inputs.array_input(name, value, self.EVENT[name], check_value, dtype, ctx)
 
     def _event_axes(self):
         return {name: len(letters) for name, letters in self.EVENT.items()}
@@ -363,7 +363,7 @@ class VectorDistribution(Distribution):
         return f"{name}` of variable `{self.outputs[0][1].name}"
 
     def _declare(self, shape):
-        shape = _inputs.check_shape(shape, len(self.EVENT["random_variable"]))
+        shape = model_inputs.check_shape(shape, len(self.EVENT["random_variable"]))
         self._check_fits(shape)
         variable = Variable(value=self, shape=shape)
         self.outputs = [("random_variable", variable)]
@@ -374,7 +374,7 @@ class VectorDistribution(Distribution):
         batch = shape[: len(shape) - len(self.EVENT["random_variable"])]
         for name, variable in self.inputs:
             letters = self.EVENT[name]
-            _inputs.check_fits(name, variable, shape, batch, [sizes.get(letter, letter) for letter in letters])
+            model_inputs.check_fits(name, variable, shape, batch, [sizes.get(letter, letter) for letter in letters])
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)

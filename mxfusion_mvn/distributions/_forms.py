@@ -2,7 +2,7 @@
 """The ways to give a square matrix to a distribution: covariance, precision or Cholesky factor."""
 
 from mxfusion_mvn import checks, structures
-from mxfusion_mvn.failure import check_triangular_factor
+from mxfusion_mvn.checks.failure import check_triangular_factor
 
 import mxnet as mx
 

@@ -2,12 +2,12 @@
 """The multivariate normal with a low-rank plus diagonal covariance, in an MXFusion model."""
 
 from mxfusion_mvn import checks, structures
-from mxfusion_mvn.axes import broadcast_shapes
-from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import check_positive
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.failure import check_positive
 from mxfusion_mvn.gaussian import Gaussian
-from mxfusion_mvn.summed import total_by_structure
+from mxfusion_mvn.linalg.axes import broadcast_shapes
+from mxfusion_mvn.totals.summed import total_by_structure
 
 
 class LowRankMultivariateNormal(VectorDistribution):
@@ -31,7 +31,7 @@ class LowRankMultivariateNormal(VectorDistribution):
     EVENT = {"random_variable": "D", "mean": "D", "factor": "DR", "diagonal": "D"}
 
     def __init__(self, mean, factor, diagonal, shape=None, *, rand_gen=None, dtype=None, ctx=None):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         inputs = [
             ("mean", self._input("mean", mean, None, dtype, ctx)),
             ("factor", self._input("factor", factor, None, dtype, ctx)),

@@ -6,12 +6,13 @@ Read row by row, a matrix X with law MN(mean, R, C) is a vector with covariance 
 """
 
 from mxfusion_mvn import structures
-from mxfusion_mvn.axes import broadcast_shapes
-from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import flatten
-from mxfusion_mvn.summed import total_by_structure
+from mxfusion_mvn.linalg.axes import broadcast_shapes
+from mxfusion_mvn.totals.summed import total_by_structure
 
 
 class MatrixNormal(VectorDistribution):
@@ -58,7 +59,7 @@ class MatrixNormal(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         row, row_value = _forms.only_one(row_covariance=row_covariance, row_scale_tril=row_scale_tril)
         column, column_value = _forms.only_one(column_covariance=column_covariance, column_scale_tril=column_scale_tril)
         inputs = [

@@ -5,7 +5,8 @@ The mathematics is in :mod:`mxfusion_mvn.mixture`; this file connects it.
 """
 
 from mxfusion_mvn import checks, mixture
-from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 
@@ -68,7 +69,7 @@ class GaussianMixture(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         weights = self._input("weights", weights, _check_weights, dtype, ctx)
         mean = self._input("mean", mean, None, dtype, ctx)
         form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)

@@ -4,13 +4,14 @@
 The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.structures`; this file connects it.
 """
 
-from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.missing import PartlyObserved
-from mxfusion_mvn.patterns import total_of_observed
-from mxfusion_mvn.statistics import all_rows
-from mxfusion_mvn.summed import is_constant, reduced, total_of_rows
+from mxfusion_mvn.totals.patterns import total_of_observed
+from mxfusion_mvn.totals.statistics import all_rows
+from mxfusion_mvn.totals.summed import is_constant, reduced, total_of_rows
 
 import numpy as np
 
@@ -68,7 +69,7 @@ class MultivariateNormal(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         mean = self._input("mean", mean, None, dtype, ctx)
         form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
         matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)

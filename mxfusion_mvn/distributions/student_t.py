@@ -14,11 +14,12 @@ import math
 import numbers
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.axes import add, multiply, subtract
-from mxfusion_mvn.distributions import _forms, _inputs
+from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_gamma_excess
 from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.linalg.axes import add, multiply, subtract
 
 import mxnet as mx
 import numpy as np
@@ -77,7 +78,7 @@ class MultivariateStudentT(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        _inputs.refuse_numpy_mode()
+        model_inputs.refuse_numpy_mode()
         freedom = self._input("degrees_of_freedom", _finite(degrees_of_freedom), checks.check_positive, dtype, ctx)
         mean = self._input("mean", mean, None, dtype, ctx)
         form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)

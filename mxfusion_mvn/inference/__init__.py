@@ -4,23 +4,27 @@
 Everything here enters by the host's seams: its ``GradBasedInference`` and ``StochasticVariationalInference`` run it.
 """
 
-from mxfusion_mvn.inference.files import load, save
 from mxfusion_mvn.inference.grad_based_inference import GradBasedInference
-from mxfusion_mvn.inference.inference_data import to_arviz
-from mxfusion_mvn.inference.laplace import LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
+from mxfusion_mvn.inference.laplace.approximation import (
+    LaplaceApproximation,
+    ModeNotFoundWarning,
+    SingularHessianWarning,
+)
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops.record import Plateau, RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.map import MAP
-from mxfusion_mvn.inference.posteriors import (
+from mxfusion_mvn.inference.results.arviz_data import to_arviz
+from mxfusion_mvn.inference.results.files import load, save
+from mxfusion_mvn.inference.results.summaries import summary
+from mxfusion_mvn.inference.supports import register_support, support_of, unregister_support
+from mxfusion_mvn.inference.variational.posteriors import (
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
     unconstrained_gaussian,
 )
-from mxfusion_mvn.inference.summaries import summary
-from mxfusion_mvn.inference.supports import register_support, support_of, unregister_support
 
 __all__ = [
     "BatchLoop",

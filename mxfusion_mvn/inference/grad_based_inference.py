@@ -3,10 +3,10 @@
 
 import numbers
 
-from mxfusion_mvn.inference._arguments import check_count, refuse
-from mxfusion_mvn.inference._names import check_names
+from mxfusion_mvn.checks.options import context_defect, dtype_defect, shown
+from mxfusion_mvn.inference.arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
-from mxfusion_mvn.options import context_defect, dtype_defect, shown
+from mxfusion_mvn.inference.names import check_names
 
 import mxfusion.inference as host
 from mxfusion.common.exceptions import InferenceError

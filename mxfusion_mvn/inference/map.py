@@ -7,7 +7,7 @@ depend on the choice of bijection; the second is what a Gaussian approximation i
 """
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.starts import initial_value, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
 

@@ -8,7 +8,7 @@ and its mean; of the Cholesky factor of a correlation matrix it is the identity.
 from typing import Any, Dict
 
 from mxfusion_mvn import distributions
-from mxfusion_mvn.axes import broadcast_shapes
+from mxfusion_mvn.linalg.axes import broadcast_shapes
 
 import numpy as np
 from mxfusion.components import distributions as host

@@ -10,12 +10,12 @@ random near zero in these coordinates.
 import numbers
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.axes import broadcast_shapes, do_broadcast
 from mxfusion_mvn.bijections import Ordered
 from mxfusion_mvn.functions import SampledFunction
-from mxfusion_mvn.inference._laws import size_of
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.prior_means import prior_mean
+from mxfusion_mvn.inference.variational.gaussians import size_of
+from mxfusion_mvn.linalg.axes import broadcast_shapes, do_broadcast
 
 import mxnet as mx
 import numpy as np

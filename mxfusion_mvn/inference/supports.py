@@ -15,9 +15,9 @@ from typing import Any, Dict
 
 from mxfusion_mvn import bijections, checks, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection, describe
-from mxfusion_mvn.inference._names import check_names, name_of
+from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
-from mxfusion_mvn.options import shown
+from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxnet as mx
 import numpy as np

@@ -4,7 +4,7 @@
 import copy
 import functools
 
-from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn.checks.failure import RAISE
 
 import mxnet as mx
 from mxnet import autograd
@@ -49,7 +49,7 @@ class ArrayHolder:
     # Set on copies that do not outlive a computation, so that they may keep what they compute of trained arrays.
     _for_one_computation = False
 
-    # Whether densities are wanted to more digits than one factorisation gives (see mxfusion_mvn.refinement).
+    # Whether densities are wanted to more digits than one factorisation gives (see mxfusion_mvn.linalg.refinement).
     refine = True
 
     def check(self):

@@ -6,9 +6,10 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
     whiten: W_R X W_C^T        log det Sigma = m log det R + n log det C
 """
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import add, broadcast_shapes, namespace
-from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE
+from mxfusion_mvn.linalg.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.singular import Singular
 from mxfusion_mvn.structures.structure import Structure, check_structure
@@ -34,7 +35,7 @@ class Kronecker(Structure):
                     "Form the whole matrix and pass it to Singular."
                 )
         for left, right in zip(row.parameters(), column.parameters()):
-            arrays.check_alike("column", right, left)
+            arguments.check_alike("column", right, left)
         self.row = row
         self.column = column
         # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.

@@ -14,10 +14,12 @@ The derivatives of L and a are differences of terms as large as 1/d. Gradients d
 the two squares, so that it may be held constant, and that of log det Sigma, Sigma^-1, is computed as such.
 """
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
-from mxfusion_mvn.failure import check_finite, check_positive
-from mxfusion_mvn.ridge import ridge_coefficients, ridge_factor, split, subtract_product
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import check_finite, check_positive
+from mxfusion_mvn.linalg.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
+from mxfusion_mvn.linalg.exact import split, subtract_product
+from mxfusion_mvn.linalg.ridge import ridge_coefficients, ridge_factor
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure
@@ -38,13 +40,13 @@ class LowRank(Structure):
     """
 
     def __init__(self, factor, diagonal, rank=None):
-        arrays.check_parameter("factor", factor, "Dr")
-        arrays.check_parameter("diagonal", diagonal, "D")
-        arrays.check_scaling("diagonal", diagonal, "factor", factor)
+        arguments.check_parameter("factor", factor, "Dr")
+        arguments.check_parameter("diagonal", diagonal, "D")
+        arguments.check_scaling("diagonal", diagonal, "factor", factor)
         if rank is not None:
-            arrays.check_count("rank", rank)
+            arguments.check_count("rank", rank)
             if namespace(factor) is mx.nd and rank != factor.shape[-1]:
-                arrays.refuse("rank", rank, f"{factor.shape[-1]}, the columns of the factor", "Leave it out.")
+                arguments.refuse("rank", rank, f"{factor.shape[-1]}, the columns of the factor", "Leave it out.")
         self.factor = factor
         self.diagonal = diagonal
         self._rank = rank

@@ -8,10 +8,11 @@ With the Cholesky factor P = L L^T::
 Conditionals are blocks of P: b given a has precision P_bb and mean shift -P_bb^-1 P_ba r_a.
 """
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import complement
-from mxfusion_mvn.failure import RAISE, factor
-from mxfusion_mvn.refinement import refinement
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE, factor
+from mxfusion_mvn.linalg.axes import complement
+from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure
@@ -28,8 +29,8 @@ class Precision(Structure):
     """
 
     def __init__(self, precision, on_failure=RAISE, name="precision"):
-        arrays.check_parameter(name, precision, "DD")
-        arrays.check_policy(on_failure)
+        arguments.check_parameter(name, precision, "DD")
+        arguments.check_policy(on_failure)
         self.precision = precision
         self.on_failure = on_failure
         self.name = name
@@ -37,7 +38,7 @@ class Precision(Structure):
     def check(self):
         """Refuse an asymmetric P, unless nothing is to be looked at."""
         if self.on_failure is not None:
-            arrays.check_symmetric(self.name, self.precision)
+            arguments.check_symmetric(self.name, self.precision)
 
     @computed_once
     def factor(self):
@@ -55,7 +56,7 @@ class Precision(Structure):
         return refinement(self.precision, self.factor()) if self.on_failure and self.refine else None
 
     def whitening(self):
-        """L^T; where there is a K of :mod:`mxfusion_mvn.refinement`, K^T L^T."""
+        """L^T; where there is a K of :mod:`mxfusion_mvn.linalg.refinement`, K^T L^T."""
         first, second = RowMap(linalg.multiply_upper, self.factor()), self._second()
         return first if second is None else first.then(RowMap(linalg.multiply_upper, second))
 

@@ -2,7 +2,7 @@
 """Linear maps of vectors, held by arrays: the same kernel serves vectors of any batch shape and rows of matrices."""
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.axes import broadcast_shapes, namespace, per_row
+from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace, per_row
 
 import mxnet as mx
 

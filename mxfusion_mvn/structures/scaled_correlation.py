@@ -4,9 +4,10 @@
 The two stay apart, so that one correlation, factored once, serves any number of rows of standard deviations.
 """
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import add, broadcast_shapes, multiply, namespace
-from mxfusion_mvn.failure import RAISE, check_positive
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE, check_positive
+from mxfusion_mvn.linalg.axes import add, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Cholesky, Dense, Structure
@@ -37,10 +38,10 @@ class ScaledCorrelation(Structure):
             self.correlation = Cholesky(correlation_tril, name="correlation_tril")
         else:
             self.correlation = Dense(correlation, on_failure, name)
-        arrays.check_policy(on_failure)
-        arrays.check_parameter("standard_deviations", standard_deviations, "D")
+        arguments.check_policy(on_failure)
+        arguments.check_parameter("standard_deviations", standard_deviations, "D")
         matrix = correlation_tril if correlation is None else correlation
-        arrays.check_scaling("standard_deviations", standard_deviations, self.correlation.name, matrix)
+        arguments.check_scaling("standard_deviations", standard_deviations, self.correlation.name, matrix)
         self.standard_deviations = standard_deviations
         self.on_failure = on_failure
         self.name = name

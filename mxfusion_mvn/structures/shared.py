@@ -9,7 +9,7 @@ one axis more, N, than the covariance::
 The N rows become right-hand sides of one solve; the covariance is neither copied nor factored again.
 """
 
-from mxfusion_mvn.axes import namespace
+from mxfusion_mvn.linalg.axes import namespace
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure, check_structure
 

@@ -13,10 +13,10 @@ coincide, which those of an eigenvalue routine are not.
 
 import numbers
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import namespace
-from mxfusion_mvn.checks import at_index
-from mxfusion_mvn.failure import NotPositiveDefiniteError
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments, at_index
+from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
+from mxfusion_mvn.linalg.axes import namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure
@@ -45,13 +45,15 @@ class Singular(Structure):
     """
 
     def __init__(self, covariance, rank=None, tolerance=None, name="covariance"):
-        arrays.check_parameter(name, covariance, "DD")
+        arguments.check_parameter(name, covariance, "DD")
         if rank is not None:
-            arrays.check_count("rank", rank)
+            arguments.check_count("rank", rank)
             if namespace(covariance) is mx.nd and rank > covariance.shape[-1]:
-                arrays.refuse("rank", rank, f"at most {covariance.shape[-1]}, the size of the matrix", "Leave it out.")
+                arguments.refuse(
+                    "rank", rank, f"at most {covariance.shape[-1]}, the size of the matrix", "Leave it out."
+                )
         if tolerance is not None and not (isinstance(tolerance, numbers.Real) and 0 <= tolerance < 1):
-            arrays.refuse("tolerance", repr(tolerance), "a number from 0 to 1", "Leave it out for that of SciPy.")
+            arguments.refuse("tolerance", repr(tolerance), "a number from 0 to 1", "Leave it out for that of SciPy.")
         self.covariance = covariance
         self._rank = rank
         self._tolerance = tolerance
@@ -60,7 +62,7 @@ class Singular(Structure):
 
     def check(self):
         """Refuse an asymmetric Sigma; its eigenvalues are looked at when they are computed."""
-        arrays.check_symmetric(self.name, self.covariance)
+        arguments.check_symmetric(self.name, self.covariance)
 
     @computed_once
     def _support(self):

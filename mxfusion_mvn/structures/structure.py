@@ -10,10 +10,11 @@ overridden where a structure offers something better. Linear maps are given as a
 from abc import ABC, abstractmethod
 from functools import partial
 
-from mxfusion_mvn import arrays, linalg
-from mxfusion_mvn.axes import namespace, size_of_last
-from mxfusion_mvn.failure import RAISE, check_triangular_factor, factor
-from mxfusion_mvn.refinement import refinement
+from mxfusion_mvn import linalg
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE, check_triangular_factor, factor
+from mxfusion_mvn.linalg.axes import namespace, size_of_last
+from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import ArrayHolder, computed_once
 from mxfusion_mvn.structures.row_map import RowMap, regress
 
@@ -230,8 +231,8 @@ class Dense(Structure):
     """
 
     def __init__(self, covariance, on_failure=RAISE, name="covariance"):
-        arrays.check_parameter(name, covariance, "DD")
-        arrays.check_policy(on_failure)
+        arguments.check_parameter(name, covariance, "DD")
+        arguments.check_policy(on_failure)
         self.covariance = covariance
         self.on_failure = on_failure
         self.name = name
@@ -245,7 +246,7 @@ class Dense(Structure):
     def check(self):
         """Refuse an asymmetric Sigma, unless nothing is to be looked at."""
         if self.on_failure is not None:
-            arrays.check_symmetric(self.name, self.covariance)
+            arguments.check_symmetric(self.name, self.covariance)
 
     def root(self):
         """L with L L^T = Sigma, (B'..., D, D)."""
@@ -286,14 +287,14 @@ class Cholesky(Structure):
 
     :param scale_tril: L (B'..., D, D). Only its lower triangle is read, so that :class:`~mxfusion_mvn.Gaussian`
         refuses entries above the diagonal, but not while training; its diagonal may have any sign but not be 0.
-    :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.refinement` or None, called when
+    :param refine: function without arguments that gives K of :mod:`mxfusion_mvn.linalg.refinement` or None, called when
         Sigma = L K K^T L^T is needed to more digits than L L^T has.
     :param name: what to call it in messages.
     :raises ValueError: for another type, dtype or shape.
     """
 
     def __init__(self, scale_tril, refine=None, name="scale_tril"):
-        arrays.check_parameter(name, scale_tril, "DD")
+        arguments.check_parameter(name, scale_tril, "DD")
         self.scale_tril = scale_tril
         self._refine = refine
         self.name = name
@@ -301,7 +302,7 @@ class Cholesky(Structure):
     def check(self):
         """Refuse a lower triangle that is not finite, a zero on the diagonal, and entries above it."""
         check_triangular_factor(self.scale_tril, self.name)
-        arrays.check_lower_triangular(self.name, self.scale_tril)
+        arguments.check_lower_triangular(self.name, self.scale_tril)
 
     @computed_once
     def _second(self):
@@ -366,7 +367,7 @@ def check_structure(name, value):
     :raises ValueError: unless it is a :class:`Structure`.
     """
     if not isinstance(value, Structure):
-        arrays.refuse(name, f"a {type(value).__name__}", "a structure", "Write structures.Dense(x) for a matrix x.")
+        arguments.refuse(name, f"a {type(value).__name__}", "a structure", "Write structures.Dense(x) for a matrix x.")
 
 
 def _rotated(rows, order):

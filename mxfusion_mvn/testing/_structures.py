@@ -4,9 +4,9 @@
 import itertools
 from typing import Any, Callable, Dict, NamedTuple, Optional
 
-from mxfusion_mvn.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import from_diagonal, outer_square, take, transpose
+from mxfusion_mvn.linalg.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.structures import Dense, Shared
 from mxfusion_mvn.testing._compare import (
     LEADING_AXES,

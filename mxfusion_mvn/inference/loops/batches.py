@@ -8,7 +8,7 @@ the whole data, and the rows keep their order.
 """
 
 from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.names import name_of
 
 import mxnet as mx
 import numpy as np

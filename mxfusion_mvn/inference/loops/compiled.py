@@ -10,7 +10,6 @@ from mxfusion_mvn.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.compiler.explain import explain
 from mxfusion_mvn.compiler.graph import digest
 from mxfusion_mvn.compiler.threads import one_blas_thread
-from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -18,6 +17,7 @@ from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, possible_st
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
 from mxfusion_mvn.inference.loops.summands import Totals
 from mxfusion_mvn.inference.loops.verification import Runs
+from mxfusion_mvn.inference.names import name_of
 
 import mxnet as mx
 from mxfusion.common.exceptions import InferenceError

@@ -8,11 +8,11 @@ finite, the gradient is looked at.
 
 from contextlib import contextmanager
 
+from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
 from mxfusion_mvn.distributions._base import NAN_REMEDY
-from mxfusion_mvn.failure import NotPositiveDefiniteError
-from mxfusion_mvn.inference._laws import JointVariable
-from mxfusion_mvn.inference._names import name_of
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
+from mxfusion_mvn.inference.names import name_of
+from mxfusion_mvn.inference.variational.gaussians import JointVariable
 
 import mxnet as mx
 import numpy as np

@@ -9,7 +9,8 @@ bar, learning-rate schedules, stop rules, checkpoints, and an end at the first l
 import time
 import warnings
 
-from mxfusion_mvn.inference._arguments import check_count, refuse
+from mxfusion_mvn.checks.options import is_positive
+from mxfusion_mvn.inference.arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.batches import Subsample
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.diagnosis import Objective
@@ -20,7 +21,6 @@ from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
 from mxfusion_mvn.inference.loops.training import Training
-from mxfusion_mvn.options import is_positive
 
 from mxfusion.components.variables import Variable
 from mxfusion.inference import MinibatchInferenceLoop

@@ -9,7 +9,7 @@ where they are run by MXFusion's own class.
 import difflib
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.inference._names import check_names, name_of
+from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxnet as mx
 import numpy as np

@@ -7,8 +7,8 @@ A loss is a negative log density or a negative evidence lower bound, in nats.
 import numbers
 from typing import NamedTuple, Optional
 
-from mxfusion_mvn.inference._arguments import check_count, refuse
-from mxfusion_mvn.options import is_positive, shown
+from mxfusion_mvn.checks.options import is_positive, shown
+from mxfusion_mvn.inference.arguments import check_count, refuse
 
 import numpy as np
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from mxfusion_mvn.compiler.hooks import replaced
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
-from mxfusion_mvn.summed import reading
+from mxfusion_mvn.totals.summed import reading
 
 from mxfusion.models.factor_graph import FactorGraph
 

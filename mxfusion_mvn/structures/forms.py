@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The forms in which the array level takes a covariance: a matrix, its inverse, its factor, variances, low rank."""
 
-from mxfusion_mvn import arrays, structures
-from mxfusion_mvn.failure import RAISE
+from mxfusion_mvn import structures
+from mxfusion_mvn.checks import arguments
+from mxfusion_mvn.checks.failure import RAISE
 
 import mxnet as mx
 from mxnet import autograd
@@ -22,16 +23,16 @@ def as_structure(given, on_failure):
         is not symmetric, and a factor that is not lower triangular.
     :raises NotPositiveDefiniteError: for a variance that is not positive, or a zero on the diagonal of a factor.
     """
-    arrays.check_policy(on_failure)
+    arguments.check_policy(on_failure)
     given = {name: value for name, value in given.items() if value is not None}
     if sorted(given) != ["diagonal", "factor"] and (len(given) != 1 or "factor" in given or "diagonal" in given):
         remedy = "They describe the same matrix; keep the one you have."
-        arrays.refuse("covariance", ", ".join(given) or "nothing", _FORMS, remedy)
+        arguments.refuse("covariance", ", ".join(given) or "nothing", _FORMS, remedy)
     covariance = given.get("covariance")
     if isinstance(covariance, structures.Structure):
         if on_failure not in (RAISE, None):
             remedy = "Give the policy to the structure."
-            arrays.refuse("on_failure", "a policy beside a structure", "one of them", remedy)
+            arguments.refuse("on_failure", "a policy beside a structure", "one of them", remedy)
         if on_failure is not None and not autograd.is_recording():
             _look_at(covariance)
         return covariance

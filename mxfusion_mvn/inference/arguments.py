@@ -3,7 +3,7 @@
 
 import numbers
 
-from mxfusion_mvn.options import shown
+from mxfusion_mvn.checks.options import shown
 
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import Inference

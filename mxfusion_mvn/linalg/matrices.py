@@ -5,8 +5,8 @@ All act on the last axes and read no shape. Vectors are the *rows* of (K, R, D),
 factor (K, D, D) in one call. Only the lower triangle of a factor is read.
 """
 
-from mxfusion_mvn import axes
-from mxfusion_mvn.axes import namespace
+from mxfusion_mvn.linalg import axes
+from mxfusion_mvn.linalg.axes import namespace
 
 import mxnet as mx
 from mxnet import autograd

@@ -21,10 +21,10 @@ import zipfile
 from typing import Any, Dict, NamedTuple, Optional
 
 from mxfusion_mvn.bijections import describe
-from mxfusion_mvn.inference._arguments import check_inference, refuse
-from mxfusion_mvn.inference._laws import Pushforward
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.arguments import check_inference, refuse
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
+from mxfusion_mvn.inference.names import name_of
+from mxfusion_mvn.inference.variational.gaussians import Pushforward
 from mxfusion_mvn.transformations import Scaled
 
 import mxnet as mx

@@ -29,12 +29,12 @@ their number in a row. In large triangles the entries are therefore moved in uni
 import math
 
 from mxfusion_mvn import bijections, checks, linalg, structures
-from mxfusion_mvn.axes import add, multiply, subtract
-from mxfusion_mvn.distributions import _inputs
+from mxfusion_mvn.checks import model_inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant
-from mxfusion_mvn.pairs import LOG_2PI
+from mxfusion_mvn.linalg.axes import add, multiply, subtract
+from mxfusion_mvn.linalg.density import LOG_2PI
 from mxfusion_mvn.transformations import Scaled
 
 import mxnet as mx
@@ -98,7 +98,7 @@ class TransformedGaussian(VectorDistribution):
         event = {0: "N", 1: "V", 2: "VV"}[bijection.event_axes]
         given = {"mean": mean, "scale": scale, "below": below, "factor": factor}
         inputs = [
-            (name, _inputs.array_input(name, value, self.EVENT[name], None, dtype, ctx))
+            (name, model_inputs.array_input(name, value, self.EVENT[name], None, dtype, ctx))
             for name, value in given.items()
             if value is not None
         ]

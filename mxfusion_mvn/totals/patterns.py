@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """The total log density of Gaussian rows with missing entries, and its gradients in closed form.
 
-Of each pattern of missing entries there are a few rows r (:func:`~mxfusion_mvn.statistics.rows_of_patterns`) that stand
-for n vectors. With its mask m, whitened rows z and C as in :mod:`mxfusion_mvn.missing`, its total and gradients are::
+Of each pattern of missing entries there are a few rows r that stand for n vectors
+(:func:`~mxfusion_mvn.totals.statistics.rows_of_patterns`). With its mask m, whitened rows z and C as in
+:mod:`mxfusion_mvn.missing`, its total and gradients are::
 
     C = diag(m) Sigma diag(m) + diag(1 - m) = L L^T        z = L^-1 r        a = L^-T z
     f = -1/2 (sum |z|^2 + n (log det C + |m| log 2 pi))
     df/dSigma = 1/2 diag(m) L^-T (sum z z^T - n I) L^-1 diag(m) = 1/2 (sum a a^T - n diag(m) C^-1 diag(m))
     df/dmean = sum scale a
 
-They reach autograd as those of :mod:`mxfusion_mvn.surrogate` do. Where each row has a pattern of its own, matrices for
-all patterns would take the memory, so patterns come in chunks: each adds to the total and to the gradients, and leaves
-no matrix behind for each pattern. Patterns of many rows take the first form of the gradient, in which digits do not
-cancel, and have few matrices.
+They reach autograd as those of :mod:`mxfusion_mvn.totals.closed_form` do. Where each row has a pattern of its own,
+matrices for all patterns would take the memory, so patterns come in chunks: each adds to the total and to the
+gradients, and leaves no matrix behind for each pattern. Patterns of many rows take the first form of the gradient, in
+which digits do not cancel, and have few matrices.
 """
 
 from typing import NamedTuple
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.failure import factor
+from mxfusion_mvn.checks.failure import factor
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.pairs import LOG_2PI
-from mxfusion_mvn.statistics import rows_of_patterns
+from mxfusion_mvn.linalg.density import LOG_2PI
+from mxfusion_mvn.totals.statistics import rows_of_patterns
 
 import mxnet as mx
 import numpy as np

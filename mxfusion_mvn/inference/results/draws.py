@@ -10,11 +10,11 @@ import contextlib
 
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.functions import SampledFunction
-from mxfusion_mvn.inference._arguments import check_count, check_finished
-from mxfusion_mvn.inference._host_draws import draw, insert_axes
-from mxfusion_mvn.inference._names import name_of
+from mxfusion_mvn.inference.arguments import check_count, check_finished
 from mxfusion_mvn.inference.last_runs import last_run_of
 from mxfusion_mvn.inference.loops.observed import as_data, check_shapes
+from mxfusion_mvn.inference.names import name_of
+from mxfusion_mvn.inference.results.host_draws import draw, insert_axes
 
 import mxnet as mx
 import numpy as np

@@ -21,7 +21,7 @@ Everything is computed from whitened rows, in which the condition number of the 
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.pairs import LOG_2PI
+from mxfusion_mvn.linalg.density import LOG_2PI
 
 import mxnet as mx
 import numpy as np
@@ -35,7 +35,7 @@ def pays(rows, matrix):
     They are not where samples share a matrix. The gradient of the total of each sample would be as large as a matrix
     for each.
 
-    :param rows: :class:`~mxfusion_mvn.statistics.Rows`.
+    :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     :param matrix: NDArray (S or 1, B..., D, D).
     :returns: a bool.
     """
@@ -52,7 +52,7 @@ def total(form, rows, matrix):
     The sum of the log densities of rows.
 
     :param form: ``covariance``, ``precision`` or ``scale_tril``.
-    :param rows: :class:`~mxfusion_mvn.statistics.Rows`.
+    :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     :param matrix: NDArray (S or 1, B..., D, D).
     :returns: NDArray (S or 1,), S the samples of the matrix.
     """

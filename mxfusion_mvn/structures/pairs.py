@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What takes two Gaussians of any two structures: the Kullback-Leibler divergence and the product."""
 
-import math
 import numbers
 
 from mxfusion_mvn import linalg, structures
-from mxfusion_mvn.axes import add, multiply, namespace, subtract
-from mxfusion_mvn.ridge import ridge_factor, ridge_split
+from mxfusion_mvn.linalg.axes import add, multiply, namespace, subtract
+from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
+from mxfusion_mvn.linalg.ridge import ridge_factor, ridge_split
 
 import mxnet as mx
 import numpy as np
 from mxnet import autograd
-
-LOG_2PI = math.log(2 * math.pi)
 
 
 def kl_divergence(difference, p, q):
@@ -104,18 +102,6 @@ def dense_like(structure, covariance):
     if is_singular(structure):
         return structures.Singular(covariance, tolerance=getattr(structure, "_tolerance", None))
     return structures.Dense(covariance, structure.on_failure)
-
-
-def plus_rank(log_det, rank, constant):
-    """
-    log det + constant * rank.
-
-    :param log_det: (B...).
-    :param rank: an integer, or an array (B...).
-    :param constant: a number.
-    :returns: (B...).
-    """
-    return log_det + constant * rank if isinstance(rank, numbers.Real) else add(log_det, constant * rank)
 
 
 def _trace(q, p):

@@ -4,8 +4,8 @@
 import warnings
 
 import mxfusion_mvn
-from mxfusion_mvn.inference._names import name_of
-from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference.names import name_of
+from mxfusion_mvn.inference.results.draws import FinishedInference
 
 from mxfusion.components import Variable, VariableType
 

@@ -5,8 +5,8 @@ Inference sums the rows of a log density at once. Knowing that, there are two wa
 
     sum_n log N(x_n; mean, Sigma) = -1/2 (N |A (x_mean - mean)|^2 + |A C^T|^2 + N log det Sigma + N D log 2 pi)
 
-with A^T A = Sigma^-1 and C^T C the scatter of the rows (:mod:`mxfusion_mvn.statistics`), which are computed once for
-all iterations; and gradients in closed form (:mod:`mxfusion_mvn.surrogate`). Which one is used where:
+with A^T A = Sigma^-1 and C^T C the scatter of the rows (:mod:`mxfusion_mvn.totals.statistics`), which are computed once
+for all iterations; and gradients in closed form (:mod:`mxfusion_mvn.totals.closed_form`). Which one is used where:
 
 =====================================================  ===================================================
 rows                                                   what an evaluation costs
@@ -29,11 +29,14 @@ summed row by row, as are the priors of matrices, of which there is one row as a
 import contextlib
 import threading
 
-from mxfusion_mvn import arrays, forms, structures, surrogate
-from mxfusion_mvn.axes import add, align_samples, subtract
+from mxfusion_mvn import structures
+from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.linalg import is_differentiated
-from mxfusion_mvn.pairs import LOG_2PI, plus_rank
-from mxfusion_mvn.statistics import all_rows, mean_and_scatter
+from mxfusion_mvn.linalg.axes import add, align_samples, subtract
+from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
+from mxfusion_mvn.structures import forms
+from mxfusion_mvn.totals import closed_form
+from mxfusion_mvn.totals.statistics import all_rows, mean_and_scatter
 
 import numpy as np
 
@@ -85,8 +88,8 @@ def total_log_pdf(x, mean, covariance=None, precision=None, scale_tril=None):
     given = {"covariance": covariance, "precision": precision, "scale_tril": scale_tril}
     forms.as_structure(given, None)  # refuses what is not one matrix
     ((form, matrix),) = [(name, value) for name, value in given.items() if value is not None]
-    x = arrays.as_array("x", x, matrix, matrix.shape[-1])
-    mean = arrays.as_array("mean", mean, matrix)
+    x = arguments.as_array("x", x, matrix, matrix.shape[-1])
+    mean = arguments.as_array("mean", mean, matrix)
     aligned = {"x": x.expand_dims(0), "mean": mean.expand_dims(0), "matrix": matrix.expand_dims(0)}
     aligned = align_samples(aligned, {"x": 1, "mean": 1, "matrix": 2})
     return total(aligned["x"], aligned["mean"], form, aligned["matrix"], _STRUCTURES[form](aligned["matrix"], None))
@@ -112,15 +115,15 @@ def total_of_rows(rows, form, matrix, structure, closed=True):
     """
     As :func:`total`, of rows that have been reduced.
 
-    :param rows: :class:`~mxfusion_mvn.statistics.Rows`.
+    :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     :param form: ``covariance``, ``precision`` or ``scale_tril``.
     :param matrix: NDArray (S or 1, B..., D, D).
     :param structure: its :class:`~mxfusion_mvn.structures.Structure`.
     :param closed: whether gradients may be in closed form.
     :returns: NDArray (S or 1,).
     """
-    if closed and surrogate.pays(rows, matrix):
-        return surrogate.total(form, rows, matrix)
+    if closed and closed_form.pays(rows, matrix):
+        return closed_form.total(form, rows, matrix)
     return total_by_structure(rows, structure, matrix.shape[:-2])
 
 
@@ -131,7 +134,7 @@ def reduced(value, mean, matrix_axes):
     :param value: NDArray (S or 1, B..., D).
     :param mean: NDArray (S or 1, B..., D).
     :param matrix_axes: the leading axes of the covariance, a tuple.
-    :returns: :class:`~mxfusion_mvn.statistics.Rows`.
+    :returns: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     """
     if value.shape[0] == 1 and is_constant(value):
         return mean_and_scatter(value, mean, matrix_axes)
@@ -142,7 +145,7 @@ def total_by_structure(rows, structure, matrix_axes):
     """
     The total of each sample, of any covariance.
 
-    :param rows: :class:`~mxfusion_mvn.statistics.Rows`.
+    :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     :param structure: a regular :class:`~mxfusion_mvn.structures.Structure`.
     :param matrix_axes: its leading axes, a tuple as long as those of the rows.
     :returns: NDArray (S or 1,).

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laplace's approximation: the Gaussian at the mode of the unconstrained density, with its curvature.
 
-With f of :mod:`mxfusion_mvn.inference.unconstrained`, its minimum m and its Hessian H there, n coordinates::
+With f of :mod:`mxfusion_mvn.inference.laplace.density`, its minimum m and its Hessian H there, n coordinates::
 
     q(x) = N(x; m, H^-1)        log p(data) = -f(m) + n/2 log 2 pi - 1/2 log det H, approximately
 
@@ -13,17 +13,17 @@ import math
 import warnings
 
 from mxfusion_mvn.bijections import Real
-from mxfusion_mvn.inference._arguments import check_finished, refuse
-from mxfusion_mvn.inference._laws import TransformedGaussian, triangle
-from mxfusion_mvn.inference._names import entry_names, name_of
-from mxfusion_mvn.inference.curvature import find_mode
-from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.checks.options import is_positive, shown
+from mxfusion_mvn.inference.arguments import check_finished, refuse
+from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
+from mxfusion_mvn.inference.laplace.newton import find_mode
 from mxfusion_mvn.inference.last_runs import Ending, remember
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.posteriors import set_block
+from mxfusion_mvn.inference.names import entry_names, name_of
+from mxfusion_mvn.inference.results.draws import FinishedInference
 from mxfusion_mvn.inference.supports import latent_variables
-from mxfusion_mvn.inference.unconstrained import UnconstrainedDensity, independent_groups
-from mxfusion_mvn.options import is_positive, shown
+from mxfusion_mvn.inference.variational.gaussians import TransformedGaussian, triangle
+from mxfusion_mvn.inference.variational.posteriors import set_block
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host

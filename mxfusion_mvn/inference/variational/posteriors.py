@@ -4,14 +4,16 @@
 Each function gives a host ``Posterior`` for ``StochasticVariationalInference``. A latent variable of limited support is
 pushed through its bijection, so that its draws are in its own space and units. In full rank and low rank all latent
 variables, or those of a block, share one Gaussian and are correlated. Its parameters are a mean, deviations s and, for
-the correlations, an array without units (:mod:`mxfusion_mvn.inference._laws`).
+the correlations, an array without units (:mod:`mxfusion_mvn.inference.variational.gaussians`).
 """
 
 import numbers
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.inference._arguments import check_finished
-from mxfusion_mvn.inference._laws import (
+from mxfusion_mvn.inference.arguments import check_finished
+from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
+from mxfusion_mvn.inference.supports import latent_variables
+from mxfusion_mvn.inference.variational.gaussians import (
     JointVariable,
     Pushforward,
     TransformedGaussian,
@@ -19,8 +21,6 @@ from mxfusion_mvn.inference._laws import (
     size_of,
     triangle,
 )
-from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
-from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.transformations import Positive
 
 import mxnet as mx
@@ -225,7 +225,7 @@ def set_block(posterior, number, block, supports, sizes, law):
     :param block: list of latent Variables.
     :param supports: dict from these to bijections.
     :param sizes: list of the number of coordinates of each.
-    :param law: the :class:`~mxfusion_mvn.inference._laws.TransformedGaussian` of all coordinates.
+    :param law: the :class:`~mxfusion_mvn.inference.variational.gaussians.TransformedGaussian` of all coordinates.
     """
     joint = JointVariable(shape=(sum(sizes),))
     joint.set_prior(law)

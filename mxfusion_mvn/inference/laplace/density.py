@@ -11,9 +11,9 @@ Whatever the dtypes of model and data, all is computed in float64: differences o
 from typing import NamedTuple, Tuple
 
 from mxfusion_mvn.bijections import Bijection
-from mxfusion_mvn.failure import NotPositiveDefiniteError
-from mxfusion_mvn.inference._laws import size_of
-from mxfusion_mvn.inference.draws import draws_at_once, log_pdf_terms, unscaled
+from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
+from mxfusion_mvn.inference.results.draws import draws_at_once, log_pdf_terms, unscaled
+from mxfusion_mvn.inference.variational.gaussians import size_of
 
 import mxnet as mx
 import numpy as np
@@ -38,7 +38,7 @@ class UnconstrainedDensity:
     """
     f and its gradient.
 
-    :param finished: a :class:`~mxfusion_mvn.inference.draws.FinishedInference` with data.
+    :param finished: a :class:`~mxfusion_mvn.inference.results.draws.FinishedInference` with data.
     :param values: dict from latent Variables to pairs of their bijection and an NDArray, where to begin.
     """
 

@@ -58,7 +58,7 @@ def find_mode(density, groups, tolerance):
     """
     Newton's method with halved steps, from where the density begins.
 
-    :param density: an :class:`~mxfusion_mvn.inference.unconstrained.UnconstrainedDensity`.
+    :param density: an :class:`~mxfusion_mvn.inference.laplace.density.UnconstrainedDensity`.
     :param groups: list of integer arrays, the coordinates of each independent group.
     :param tolerance: eigenvalues of the scaled Hessian below this times the largest count as zero; None for those below
         the error of the differences.

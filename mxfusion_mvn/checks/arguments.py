@@ -7,9 +7,9 @@ The arrays of the covariance say what everything else must be: NDArray or Symbol
 import numbers
 import operator
 
-from mxfusion_mvn.axes import complement, do_broadcast, namespace
 from mxfusion_mvn.checks import FLOAT_DTYPES, above_diagonal, asymmetry, kind_defect, rounding
-from mxfusion_mvn.failure import OnFailure
+from mxfusion_mvn.checks.failure import OnFailure
+from mxfusion_mvn.linalg.axes import complement, do_broadcast, namespace
 
 import mxnet as mx
 import numpy as np

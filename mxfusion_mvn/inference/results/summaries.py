@@ -8,9 +8,9 @@ latent variable after MAP, its value.
 import difflib
 from typing import List, NamedTuple, Optional
 
-from mxfusion_mvn.inference._arguments import check_count
-from mxfusion_mvn.inference._names import entry_names, name_of
-from mxfusion_mvn.inference.draws import FinishedInference
+from mxfusion_mvn.inference.arguments import check_count
+from mxfusion_mvn.inference.names import entry_names, name_of
+from mxfusion_mvn.inference.results.draws import FinishedInference
 
 import numpy as np
 

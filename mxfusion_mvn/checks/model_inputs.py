@@ -4,7 +4,7 @@
 import numbers
 
 from mxfusion_mvn import checks
-from mxfusion_mvn.options import context_defect, dtype_defect
+from mxfusion_mvn.checks.options import context_defect, dtype_defect
 
 import mxnet as mx
 import numpy as np

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The floors of the package: who may import whom, and that the documents for maintainers name files that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import mxfusion_mvn
+
+import pytest
+
+PACKAGE = Path(mxfusion_mvn.__file__).parent
+ROOT = PACKAGE.parent
+# From the ground up. A room imports from those before it, and within itself.
+FLOORS = (
+    "compiler",
+    "linalg",
+    "checks",
+    "transformations",
+    "bijections",
+    "structures",
+    "totals",
+    "gaussian",
+    "missing",
+    "mixture",
+    "functions",
+    "gluon",
+    "distributions",
+    "inference",
+    "testing",
+)
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts).replace(".__init__", ""): path
+    for path in PACKAGE.rglob("*.py")
+    if path.parent != PACKAGE or path.stem not in ("__init__", "_version", "compat")
+}
+
+
+def imports(module):
+    """The modules of the package that one imports, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mxfusion_mvn"):
+            base = node.module[len("mxfusion_mvn.") :]
+            for alias in node.names:
+                inner = f"{base}.{alias.name}".lstrip(".")
+                found.add(inner if inner in MODULES else base)
+        elif isinstance(node, ast.Import):
+            found |= {a.name[len("mxfusion_mvn.") :] for a in node.names if a.name.startswith("mxfusion_mvn.")}
+    return (found & set(MODULES)) - {module}
+
+
+def floor(module):
+    return FLOORS.index(module.split(".")[0])
+
+
+def test_every_module_has_a_floor():
+    assert {module.split(".")[0] for module in MODULES} == set(FLOORS)
+
+
+def test_no_module_imports_from_a_floor_above():
+    up = [(module, other) for module in MODULES for other in imports(module) if floor(other) > floor(module)]
+    assert up == []
+
+
+def test_the_compiler_is_imported_by_the_loops_alone():
+    users = {module for module in MODULES if any(floor(other) == 0 for other in imports(module))}
+    assert {user for user in users if not user.startswith(("compiler", "inference.loops"))} == set()
+
+
+def test_there_are_no_circles():
+    waiting = {module: imports(module) for module in MODULES}
+    while waiting:
+        free = {module for module, others in waiting.items() if not others & set(waiting)}
+        assert free, f"a circle among {sorted(waiting)}"
+        waiting = {module: others for module, others in waiting.items() if module not in free}
+
+
+def test_the_root_is_small():
+    assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+@pytest.mark.parametrize("document", ["docs/host.md", "docs/architecture.md"])
+def test_documents_name_files_that_exist(document):
+    named = set(re.findall(r"`([\w/]+\.py)", (ROOT / document).read_text()))
+    missing = [n for n in named if not any((f / n).exists() for f in (PACKAGE, ROOT / "tests", ROOT))]
+    assert named
+    assert missing == []
