@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From which size on one form of a computation is faster than another: measured on two cores of a server's processor.
 
-``python benchmarks/thresholds.py`` measures them again.
+``python benchmarks/thresholds.py`` measures the first of each kind again.
 """
 
 # Constants with more entries are not searched for repeated or equal ones.
