@@ -80,6 +80,7 @@ def draw_samples(assignment, noise, components):
     _check_components(components)
     assignment = arguments.as_array("assignment", assignment, components.mean)
     noise = arguments.as_array("noise", noise, components.mean)
+    _check_entries(assignment=assignment, noise=noise)
     _check_leading("noise", noise.shape[:-1], components)
     # Every component is drawn from and one is kept: a matrix for each row would be larger than K rows.
     drawn = components.draw_samples(noise=noise.expand_dims(-2))
@@ -146,12 +147,16 @@ def _checked(value, weights, components):
     value = arguments.as_array("value", value, components.mean, components.structure.dim())
     weights = arguments.as_array("weights", weights, components.mean)
     _check_leading("value", value.shape[:-1], components)
-    for name, array in (("value", value), ("weights", weights)):
-        if 0 in array.shape:
-            arguments.refuse(name, f"shape {array.shape}", "at least one entry", "Check how it is computed.")
+    _check_entries(value=value, weights=weights)
     leading = axes.broadcast_shapes(value.shape[:-1] + (1,), _leading(components))
     _check_weights("weights", weights, leading)
     return value, weights, components
+
+
+def _check_entries(**given):
+    for name, array in given.items():
+        if 0 in array.shape:
+            arguments.refuse(name, f"shape {array.shape}", "at least one entry", "Check how it is computed.")
 
 
 def _check_components(components):

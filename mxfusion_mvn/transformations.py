@@ -25,6 +25,7 @@ the maximum, the derivative cancels to 0 in the left tail.
 from abc import abstractmethod
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.checks.options import is_positive, shown
 from mxfusion_mvn.linalg import cholesky, constant, lower_triangle, symmetric_part, transpose, with_diagonal
 from mxfusion_mvn.linalg.axes import namespace
 
@@ -372,9 +373,12 @@ class Scaled(Transformation):
     Entries in another unit: y = unit x, so that an optimizer moves y by unit times its rate.
 
     :param unit: a positive number.
+    :raises ModelSpecificationError: for anything else.
     """
 
     def __init__(self, unit):
+        if not is_positive(unit):
+            checks.refuse("unit", shown(unit), "a positive number", "It is the size of a step.")
         self.unit = float(unit)
 
     def _forward(self, raw):

@@ -2,12 +2,12 @@
 """What is no option, no inference, no model: refused by the name of the argument wherever it is passed."""
 
 import mxfusion_mvn
-from mxfusion_mvn import bijections, functions, inference, mixture
+from mxfusion_mvn import bijections, functions, inference, mixture, structures
 from mxfusion_mvn.gluon import MultivariateNormalHead
 from mxfusion_mvn.inference.map import MAP
 from mxfusion_mvn.missing import PartlyObserved
-from mxfusion_mvn.testing import check_multivariate_normal
-from mxfusion_mvn.transformations import inverse_softplus
+from mxfusion_mvn.testing import check_multivariate_normal, check_structure
+from mxfusion_mvn.transformations import Scaled, inverse_softplus
 
 import mxnet as mx
 import numpy as np
@@ -158,6 +158,29 @@ REFUSED = [
         lambda: _law_of(mxfusion_mvn.LKJCholesky(shape=(3, 3)), np.full((3, 3), -np.inf)),
         r"`random_variable` is -inf at index \(0, 0\); expected finite numbers",
     ),
+    (lambda: _inference(hybridize=True), "`hybridize`: got True; expected False"),
+    (
+        lambda: _of_dtype("float64").run(X=np.zeros((3, 2)), max_iter=1),
+        "`[a-z]+ of [a-zX]+`: got dtype float64; expect",
+    ),
+    (lambda: MAP(*_observing()).location([3]), "`variable`: got .*; expected a latent variable"),
+    (lambda: inference.create_Gaussian_fullrank(*_observing(), initial_scale="x"), "`initial_scale`: got 'x'; expect"),
+    (lambda: inference.create_Gaussian_meanfield(*_observing(), initial_scale=mx.nd.ones(2)), "`initial_scale`: got a"),
+    (lambda: Scaled("x"), "`unit`: got 'x'; expected a positive number"),
+    (lambda: Scaled([1.0]), "`unit`: got a list; expected a positive number"),
+    (lambda: Scaled(-1.0), "`unit`: got -1.0; expected a positive number"),
+    (lambda: inference.RunRecord(np.ones(2), 0.1, 3, ""), "`reason`: got 3; expected a string"),
+    (
+        lambda: inference.RunRecord(np.ones(2), 0.1, "error", "", True, mx.nd.ones(2)),
+        "`fallback_reason`: got a NDA",
+    ),
+    (
+        lambda: mixture.draw_samples(mx.nd.ones((4, 1)), np.zeros((0, 2)), _gaussian(1)),
+        r"`noise`: got shape \(0, 2\); expected at least one entry",
+    ),
+    (lambda: check_structure(structures.Diagonal, 3, 3, {}), "`arrays`: got 3; expected a function"),
+    (lambda: check_structure(structures.Diagonal, dict, dict, 3), "`degrees`: got 3; expected a dict"),
+    (lambda: check_multivariate_normal(mxfusion_mvn.MultivariateNormal, form=True), "`form`: got True; expected cov"),
     (lambda: _inference().run(max_iter=[3]), "`max_iter`: got a list; expected an integer of at least 0"),
     (lambda: _inference().run(max_iter=1e3), "`max_iter`: got 1000.0; expected an integer of at least 0"),
     (lambda: _inference().run(learning_rate="x"), "`learning_rate`: got 'x'; expected a number"),
@@ -232,6 +255,15 @@ NO_SCALINGS = {
     "negative": lambda: {model().X: -2.0},
     "NaN": lambda: {model().X: float("nan")},
 }
+
+
+def _of_dtype(dtype):
+    """A float32 inference over a model of another dtype."""
+    made = Model()
+    made.N = Variable()
+    made.mu = mxfusion_mvn.MultivariateNormal(covariance=mx.nd.array(MATRIX, dtype=dtype), shape=(2,), dtype=dtype)
+    made.X = mxfusion_mvn.MultivariateNormal(made.mu, mx.nd.array(MATRIX, dtype=dtype), shape=(made.N, 2), dtype=dtype)
+    return inference.GradBasedInference(MAP(made, [made.X]), grad_loop=inference.BatchLoop(), dtype="float32")
 
 
 def _head(in_units=4):

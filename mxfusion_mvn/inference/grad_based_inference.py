@@ -6,10 +6,13 @@ import numbers
 from mxfusion_mvn.checks.options import context_defect, dtype_defect, shown
 from mxfusion_mvn.inference.arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
-from mxfusion_mvn.inference.names import check_names
+from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxfusion.inference as host
+import mxnet as mx
+import numpy as np
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.variables import VariableType
 from mxfusion.inference.grad_loop import GradLoop
 from mxfusion.inference.inference_alg import InferenceAlgorithm
 
@@ -32,7 +35,7 @@ class GradBasedInference(host.GradBasedInference):
     :param inference_algorithm: as in MXFusion, such as :class:`~mxfusion_mvn.inference.MAP`.
     :param grad_loop: as in MXFusion, such as :class:`~mxfusion_mvn.inference.CompiledLoop`.
     :param constants: as in MXFusion.
-    :param hybridize: as in MXFusion.
+    :param hybridize: False; MXFusion's own class accepts True, and fails in its first iteration.
     :param dtype: float32 or float64; None for MXFusion's default.
     :param context: MXNet context; None for MXFusion's default.
     :raises InferenceError: for arguments of another kind.
@@ -44,6 +47,9 @@ class GradBasedInference(host.GradBasedInference):
             refuse("inference_algorithm", got, "an algorithm such as MAP", remedy)
         if grad_loop is not None and not isinstance(grad_loop, GradLoop):
             refuse("grad_loop", shown(grad_loop), "a loop such as CompiledLoop(), or None", "Leave it out.")
+        if hybridize is not False:
+            got, remedy = shown(hybridize), "For speed take grad_loop=CompiledLoop()."
+            refuse("hybridize", got, "False, because models read shapes, which Symbols have not", remedy)
         if constants is not None and not isinstance(constants, dict):
             refuse("constants", shown(constants), "a dict from Variables to their values, or None", "Leave it out.")
         for option, defect in (("dtype", dtype_defect(dtype)), ("context", context_defect(context))):
@@ -84,7 +90,25 @@ class GradBasedInference(host.GradBasedInference):
         if not isinstance(learning_rate, numbers.Real):
             refuse("learning_rate", shown(learning_rate), "a number", "Start with 0.01.")
         data = self._as_data(kwargs)
-        return super().run(optimizer=optimizer, learning_rate=learning_rate, max_iter=max_iter, verbose=verbose, **data)
+        try:
+            return super().run(
+                optimizer=optimizer, learning_rate=learning_rate, max_iter=max_iter, verbose=verbose, **data
+            )
+        except mx.base.MXNetError as error:
+            if "Incompatible attr" in str(error):  # MXNet's words for two dtypes
+                self._refuse_constants(error)
+            raise
+
+    def _refuse_constants(self, error):
+        """Name a constant of another dtype than that of the inference, which MXNet cannot meet."""
+        wanted = np.dtype(self.dtype).name
+        for variable in (variable for graph in self.graphs for variable in graph.variables.values()):
+            value = variable.constant if variable.type == VariableType.CONSTANT else None
+            if isinstance(value, mx.nd.NDArray) and np.dtype(value.dtype).name != wanted:
+                raise InferenceError(
+                    f"`{name_of(variable)}`: got dtype {np.dtype(value.dtype).name}; expected {wanted}, that of the "
+                    "inference. Write GradBasedInference(..., dtype=...), and dtype= of each distribution, all alike."
+                ) from error
 
     def _as_data(self, given):
         self._check_graphs(given)

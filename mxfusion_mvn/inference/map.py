@@ -60,7 +60,7 @@ class MAP(host.MAP):
         :returns: Variable, the key for ``inference.params``.
         :raises ModelSpecificationError: for any other Variable.
         """
-        if variable not in self._bijections:
+        if not isinstance(variable, Variable) or variable not in self._bijections:
             latent = ", ".join(name_of(v) for v in self._bijections)
             checks.refuse(
                 "variable", variable, f"a latent variable: {latent or 'there are none'}", "Name one of these."

@@ -46,6 +46,8 @@ def check_multivariate_normal(
     :param seed: of the NumPy generator, and of MXNet's.
     :raises AssertionError: naming the first property that does not hold.
     """
+    if conversions is None and form not in _FORMS:
+        raise ValueError(f"`form`: got {form!r}; expected {', '.join(_FORMS)}, or another one with `conversions`.")
     for dim, dtype in itertools.product(dims, dtypes):
         rng = np.random.default_rng(seed)
         mx.random.seed(seed)

@@ -79,8 +79,13 @@ def check_structure(
     :param dtypes: the dtypes.
     :param seed: of the NumPy generator.
     :raises AssertionError: naming the first property that does not hold.
-    :raises ValueError: if the arrays are too badly conditioned to tell.
+    :raises ValueError: for arguments of another kind, and if the arrays are too badly conditioned to tell.
     """
+    for name, function in (("build", build), ("arrays", arrays), ("dense", dense)):
+        if not callable(function):
+            raise ValueError(f"`{name}`: got {function!r}; expected a function. See check_structure.")
+    if not isinstance(degrees, dict):
+        raise ValueError(f"`degrees`: got {degrees!r}; expected a dict from the names of the arrays to integers.")
     subject = Subject(build, arrays, dense, degrees, invalid, tangent, singular, symbols)
     for dim, dtype in itertools.product(dims, dtypes):
         rng = np.random.default_rng(seed)

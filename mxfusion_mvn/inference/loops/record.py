@@ -42,6 +42,13 @@ class RunRecord:
             refuse("loss", shown(loss), "a NumPy array of numbers (iterations,)", "Convert it with np.asarray.")
         if not isinstance(seconds, numbers.Real):
             refuse("seconds", shown(seconds), "a number", "It is the wall-clock time.")
+        for name, text in (
+            ("reason", reason),
+            ("message", message),
+            ("fallback_reason", "" if fallback_reason is None else fallback_reason),
+        ):
+            if not isinstance(text, str):
+                refuse(name, shown(text), "a string", "It is printed.")
         self.loss = loss
         self.seconds = seconds
         self.reason = reason

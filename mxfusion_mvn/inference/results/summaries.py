@@ -8,6 +8,7 @@ latent variable after MAP, its value.
 import difflib
 from typing import List, NamedTuple, Optional
 
+from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.inference.arguments import check_count
 from mxfusion_mvn.inference.names import entry_names, name_of
 from mxfusion_mvn.inference.results.draws import FinishedInference
@@ -60,10 +61,11 @@ class Summary:
         return len(self.rows)
 
     def __getitem__(self, name):
+        name = name if isinstance(name, str) else shown(name)
         for row in self.rows:
             if row.name == name:
                 return row
-        close = difflib.get_close_matches(str(name), [row.name for row in self.rows])
+        close = difflib.get_close_matches(name, [row.name for row in self.rows])
         raise KeyError(f"`{name}` is not in the summary" + (f"; close to it: {', '.join(close)}" if close else ""))
 
     def __str__(self):

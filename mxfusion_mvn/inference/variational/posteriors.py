@@ -10,6 +10,7 @@ the correlations, an array without units (:mod:`mxfusion_mvn.inference.variation
 import numbers
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.checks.options import is_positive, shown
 from mxfusion_mvn.inference.arguments import check_finished
 from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
@@ -235,8 +236,8 @@ def set_block(posterior, number, block, supports, sizes, law):
 
 
 def _scale(shape, initial_scale):
-    if not initial_scale > 0:
-        checks.refuse("initial_scale", repr(initial_scale), "a positive number", "Start with 0.1.")
+    if not is_positive(initial_scale):
+        checks.refuse("initial_scale", shown(initial_scale), "a positive number", "Start with 0.1.")
     return Variable(shape=shape, transformation=Positive(), initial_value=mx.nd.array([initial_scale], dtype="float64"))
 
 
