@@ -12,7 +12,7 @@ The passes, in their order, and the form that each leaves:
     The gradients are results of the graph, unless an operator has no known adjoint; then ``mxnet_gradients`` is the
     last pass.
 ``scalars``
-    Scalars that multiply arrays have moved outward and met; gradients of slices are joined.
+    Scalars that multiply arrays have moved outward and met.
 ``absorbed``
     Scalars are part of the products that they multiply.
 ``lowered``
@@ -30,10 +30,9 @@ from mxfusion_mvn.compiler.rewriter import Rewriter, rule
 from mxfusion_mvn.compiler.rules.basic import BASIC
 from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
 from mxfusion_mvn.compiler.rules.masks import diagonal_of_mask
-from mxfusion_mvn.compiler.rules.pieces import PIECES
-from mxfusion_mvn.compiler.rules.products import row
+from mxfusion_mvn.compiler.rules.products import product_with_scalar, row
 from mxfusion_mvn.compiler.rules.scalars import SCALARS, absorbed
-from mxfusion_mvn.compiler.rules.splits import with_splits
+from mxfusion_mvn.compiler.rules.splits import slice_of_reshape, with_splits
 from mxfusion_mvn.compiler.rules.sums import summed
 
 
@@ -69,7 +68,7 @@ def passes(graph, is_derived=True):
         return
     graph = live_graph(*derived)
     yield "gradients", graph
-    graph = _summed(Rewriter((_unblocked, row, diagonal_of_mask, *PIECES, *SCALARS, *BASIC), ctx), graph)
+    graph = _summed(Rewriter((*_DERIVED, *SCALARS, *BASIC), ctx), graph)
     yield "scalars", graph
     graph = absorbed(graph)
     yield "absorbed", graph
@@ -90,3 +89,7 @@ def _summed(rewriter, graph):
 def _unblocked(rewriter, node):
     """When gradients are part of a graph, nothing has to be kept from them."""
     return node.inputs[0]
+
+
+# Rules that gradients call for.
+_DERIVED = (_unblocked, row, diagonal_of_mask, product_with_scalar, slice_of_reshape)

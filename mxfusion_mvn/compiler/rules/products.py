@@ -142,4 +142,19 @@ def row(rewriter, node):
     return rewriter.reshaped(rewriter.call("dot", [vector, matrix], node.shape[1:]), node.shape)
 
 
+@rule("_linalg_gemm2")
+def product_with_scalar(rewriter, node):
+    """Products of (B..., m, 1) and (B..., 1, n), one of m and n being 1."""
+    if "axis" in node.attributes:
+        return None
+    rows, columns = node.shape[-2:]
+    if min(rows, columns) > 1 or node.inputs[0].size != node.size // columns:
+        return None
+    batch = node.shape[:-2]
+    left, right = node.inputs
+    factors = [rewriter.reshaped(left, batch + (rows, 1)), rewriter.reshaped(right, batch + (1, columns))]
+    product = rewriter.call("broadcast_mul", factors, node.shape)
+    return rewriter.call("_mul_scalar", [product], node.shape, {"scalar": repr(node["alpha"])})
+
+
 PRODUCTS = (_dense, _square, _large)

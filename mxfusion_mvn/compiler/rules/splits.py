@@ -5,6 +5,7 @@ The gradient of each slice is an array of the full size, and all of them are add
 """
 
 from mxfusion_mvn.compiler.graph import Node, live_graph
+from mxfusion_mvn.compiler.rewriter import rule
 
 
 def with_splits(graph):
@@ -43,3 +44,18 @@ def _parts(slices):
     attributes = {"num_outputs": str(size // width), "axis": str(axis)}
     split = Node("SliceChannel", [source], attributes, [shape] * len(slices), [source.dtype] * len(slices))
     return {node: (split, begin // width) for begin, node in begins.items()}
+
+
+@rule("slice_axis")
+def slice_of_reshape(rewriter, node):
+    """A slice along a last axis that a reshape keeps can be taken before."""
+    if not node.inputs[0].is_a("Reshape"):
+        return None
+    reshaped, inner = node.inputs[0], node.inputs[0].inputs[0]
+    last = reshaped.shape[-1]
+    is_last = node["axis"] in (-1, len(reshaped.shape) - 1)
+    if not is_last or inner.shape[-1] != last:
+        return None
+    shape = inner.shape[:-1] + node.shape[-1:]
+    attributes = {**node.attributes, "axis": -1}
+    return rewriter.reshaped(rewriter.call("slice_axis", [inner], shape, attributes), node.shape)
