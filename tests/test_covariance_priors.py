@@ -187,7 +187,7 @@ def mean_error(statistics, case):
 def map_of(name):
     case, model = declare(name)
     algorithm = MAP(model, [model.x])
-    return case, model, algorithm, fit(algorithm, 250, factor=0.965, x=nd(case.data))
+    return case, model, algorithm, fit(algorithm, 400, factor=0.975, x=nd(case.data))
 
 
 @pytest.mark.parametrize("name", sorted(CASES))
