@@ -8,7 +8,7 @@ from mxfusion_mvn import GaussianMixture, InverseWishart, LKJCholesky, Multivari
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
 from mxfusion_mvn.inference.laplace import newton
-from mxfusion_mvn.inference.laplace.density import independent_groups
+from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.transformations import Positive
 
@@ -418,18 +418,58 @@ def test_beside_a_saddle_newtons_method_goes_down(rng):
     assert laplace.mode.converged
 
 
-def test_a_density_without_a_mode_is_said_to_have_none(rng):
-    """The variance of group effects goes to zero with them, to where numbers end: no curvature there, but a slope."""
+def group_effects(groups):
+    """Their variance is learned: where it goes to zero, and the effects with it, the density rises without bound."""
     model = Model()
     model.t = host.Gamma.define_variable(nd([[1.0]]), nd([[1.0]]), (1, 1), dtype="float64")
-    model.z = MultivariateNormal(covariance=model.t, shape=(8, 1), dtype="float64")
-    model.x = MultivariateNormal(mean=model.z, shape=(8, 1), dtype="float64")
-    inference = roughly(MAP(model, [model.x]), x=nd(0.1 * rng.normal(size=(8, 1))))
-    laplace = warned(inference, r"no curvature in 1 of 9 directions: \S+ raw t\. It may have no mode, as where the dev")
-    assert laplace.mean[laplace.coordinates.index("raw t")] < -50
+    model.m = host.Normal.define_variable(nd([[0.0]]), nd([[10.0]]), (1, 1), dtype="float64")
+    model.z = MultivariateNormal(covariance=model.t, shape=(groups, 1), dtype="float64")
+    model.x = MultivariateNormal(mean=model.z + model.m, shape=(groups, 1), dtype="float64")
+    return model
+
+
+@pytest.mark.parametrize(("groups", "spread"), [(8, 0.1), (8, 1.0), (201, 0.1)])
+def test_a_density_without_a_mode_is_said_to_have_none(groups, spread, rng, monkeypatch):
+    """Soon: the search does not go on to where numbers end, which takes some 40 Hessians."""
+    evaluated = []
+    evaluate = UnconstrainedDensity.evaluate
+
+    def counted(self, points):
+        evaluated.append(len(points))
+        return evaluate(self, points)
+
+    monkeypatch.setattr(UnconstrainedDensity, "evaluate", counted)
+    model = group_effects(groups)
+    inference = roughly(MAP(model, [model.x]), x=nd(spread * rng.normal(size=(groups, 1))))
+    size = groups + 2
+    message = rf"no curvature in 1 of {size} directions: \S+ raw t\. It may have no mode, as where the dev"
+    laplace = warned(inference, message)
+    assert sum(evaluated) < 15 * 2 * size
     assert laplace.mode.slope > 1
     assert not laplace.mode.converged
+    assert np.isnan(laplace.log_evidence)
     assert "Mode NOT found" in laplace.report()
+
+
+@pytest.mark.parametrize("prior", [1e-3, 1e-6, 1e-10])
+def test_a_mode_at_a_small_variance_of_group_effects_is_found(prior, rng):
+    """A prior keeps it from zero; on the way the density rises and curves the wrong way. The mode is SciPy's."""
+    x = 0.1 * rng.normal(size=(20, 1))
+    model = Model()
+    model.t = InverseWishart(3.0, prior, shape=(1, 1), dtype="float64")
+    model.z = MultivariateNormal(covariance=model.t, shape=(20, 1), dtype="float64")
+    model.x = MultivariateNormal(mean=model.z, shape=(20, 1), dtype="float64")
+    laplace = laplace_of(model, [model.x], begin={model.t: [[1.0]]}, x=nd(x))
+
+    def value(log_t):  # at the best effects, x t / (1 + t)
+        return 0.5 * ((20 + 3) * log_t + prior * np.exp(-log_t) + np.sum(x**2) / (1 + np.exp(log_t)))
+
+    bounds = (np.log(prior) - 10, np.log(prior) + 5)
+    mode = minimize_scalar(value, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x
+    assert laplace.mode.converged
+    assert laplace.rank == 21
+    # The raw number of a matrix of one entry is the log of its root.
+    assert laplace.mean[laplace.coordinates.index("raw t")] == pytest.approx(0.5 * mode, abs=1e-4)
 
 
 def test_a_search_that_ends_elsewhere_is_reported(rng, monkeypatch):

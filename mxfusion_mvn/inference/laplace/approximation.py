@@ -16,7 +16,7 @@ from mxfusion_mvn.bijections import Real
 from mxfusion_mvn.checks.options import is_positive, shown
 from mxfusion_mvn.inference.arguments import check_finished, refuse
 from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
-from mxfusion_mvn.inference.laplace.newton import find_mode
+from mxfusion_mvn.inference.laplace.newton import WRONG_WAY, find_mode
 from mxfusion_mvn.inference.last_runs import Ending, remember
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.names import entry_names, name_of
@@ -38,8 +38,8 @@ from mxfusion.models import Posterior
 _HELD = 1e-4
 # Of so many null directions a message speaks.
 _LISTED = 3
-# A scaled eigenvalue below this is no rounding of zero.
-_WRONG_WAY = -1e-3
+# And of parts that are so much of the largest.
+_SPOKEN_OF = 0.1
 _NOT_FOUND = (
     "Newton's method found no mode, and where it ended the approximation means nothing. Run MAP on before, or begin it "
     "at other values."
@@ -196,7 +196,7 @@ class LaplaceApproximation:
 
     @property
     def _at_saddle(self):
-        return self.mode.level and bool(self._values.min() < _WRONG_WAY)
+        return self.mode.level and bool(self._values.min() < WRONG_WAY)
 
     def _coordinates(self, block):
         uuids = {variable.uuid for variable in block}
@@ -268,7 +268,8 @@ def _locations(map_inference, finished):
 
 def _in_words(direction):
     """The largest parts of a null direction."""
-    parts = [f"{weight:+.3g} {name}" for name, weight in direction.items()]
+    largest = max(map(abs, direction.values()))
+    parts = [f"{weight:+.3g} {name}" for name, weight in direction.items() if abs(weight) > _SPOKEN_OF * largest]
     return " ".join(parts[:6] + ["..."] * (len(parts) > 6))
 
 

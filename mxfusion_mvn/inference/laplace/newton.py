@@ -22,6 +22,13 @@ _ROUNDING = 100 * np.finfo(float).eps / _STEP
 _CONVERGED = 1e-10
 # Nats within a deviation along a direction without curvature.
 _LEVEL = 1e-2
+# A scaled eigenvalue below this times the largest is no rounding of zero: there the density curves the wrong way.
+WRONG_WAY = -1e-3
+# After so many Hessians in a row that curve the wrong way a look is taken ahead, where positive numbers are e^-20 of
+# what they are. A coordinate goes there if its part of the direction is so much of the largest part.
+_LOOK_EVERY = 3
+_AHEAD = 20.0
+_LEADING = 0.1
 
 
 class Mode(NamedTuple):
@@ -58,6 +65,9 @@ def find_mode(density, groups, tolerance):
     """
     Newton's method with halved steps, from where the density begins.
 
+    It ends early where the density rises far beyond any mode, as it does towards a variance of zero, with the effects
+    of that variance: steps would go on to where numbers end, each with a Hessian.
+
     :param density: an :class:`~mxfusion_mvn.inference.laplace.density.UnconstrainedDensity`.
     :param groups: list of integer arrays, the coordinates of each independent group.
     :param tolerance: eigenvalues of the scaled Hessian below this times the largest count as zero; None for those below
@@ -67,6 +77,7 @@ def find_mode(density, groups, tolerance):
     point = density.begin
     deviation = 0.1 * np.maximum(1, np.abs(point))
     most = max(_MAX_STEPS, _MAX_COLUMNS // max(map(len, groups)))
+    wrong_way = 0
     for steps in range(most + 1):
         hessian, asymmetry, scale = _hessian(density, point, deviation, groups)
         values, gradients = density.evaluate(point[None])
@@ -75,6 +86,10 @@ def find_mode(density, groups, tolerance):
         decrement = -0.5 * float(gradients[0] @ newton)
         refined = steps > 0  # the first Hessian did not know the scale of its steps
         if (refined and decrement < _CONVERGED) or steps == most:
+            break
+        direction = _wrong_way(scaled, scale, gradients[0])
+        wrong_way = 0 if direction is None else wrong_way + 1
+        if wrong_way % _LOOK_EVERY == _LOOK_EVERY - 1 and _falls_far_ahead(density, point, scale, direction, groups):
             break
         moved = _backtrack(density, point, values[0], newton, decrement)
         if moved is None and refined:
@@ -105,6 +120,31 @@ def _hessian(density, point, deviation, groups):
     with np.errstate(divide="ignore"):
         scale = np.minimum(1 / np.sqrt(curvature), _FLAT * np.maximum(1, np.abs(point)))
     return hessian, asymmetry, scale
+
+
+def _wrong_way(scaled, scale, gradient):
+    """Downwards along the direction that curves the wrong way most, its largest part being 1; None if there is none."""
+    values, vectors = np.linalg.eigh(scaled)
+    if values[0] >= WRONG_WAY * values[-1]:
+        return None
+    direction = scale * vectors[:, 0]
+    direction = direction / np.abs(direction).max()
+    return -direction if direction @ gradient > 0 else direction
+
+
+def _falls_far_ahead(density, point, deviation, direction, groups):
+    """Whether far along a direction f is lower than here and goes on falling, the other coordinates at their best."""
+    leading = np.abs(direction) > _LEADING
+    ahead = point + _AHEAD * np.where(leading, direction, 0)
+    hessian, _, scale = _hessian(density, ahead, deviation, groups)
+    if leading.all() or not np.isfinite(hessian).all():
+        return False
+    gradient = density.evaluate(ahead[None])[1][0]
+    free, scale = ~leading, scale[~leading]
+    scaled = scale * hessian[np.ix_(free, free)] * scale[:, None]
+    ahead[free] -= scale * _solve_positive(scaled, scale * gradient[free], _ROUNDING)
+    values, gradients = density.evaluate(np.stack([point, ahead]))
+    return bool(values[1] < values[0] and gradients[1][leading] @ direction[leading] < -_LEVEL)
 
 
 def _solve_positive(matrix, vector, tolerance):
