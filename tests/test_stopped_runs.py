@@ -372,6 +372,35 @@ def test_what_counts_as_diverged(losses, expected):
     assert training._has_diverged(losses) is expected
 
 
+STEPS = np.arange(2000.0)
+FALLS = {
+    "from far away": 1e12 * np.exp(-STEPS / 50) + 3,
+    "from far away to the other side of zero": 1e15 * np.exp(-STEPS / 50) - 1e9,
+    "through zero": 1e8 - 1e6 * STEPS,
+    "near zero at first, then steadily": -1e6 * STEPS,
+    "near zero at first, then at once": np.r_[np.full(10, 0.3), np.full(1990, -2e9)],
+    "near zero at first, then faster and faster": np.maximum(0.3 - 1e-3 * 1.5 ** STEPS[:200], -1e9),
+    "from zero exactly": np.r_[np.zeros(10), -1e8 * (1 - np.exp(-STEPS / 100))],
+    "and rises for a while": np.r_[np.full(10, 1e-3), np.full(100, 1e6), -STEPS],
+}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+@pytest.mark.parametrize("name", sorted(FALLS))
+def test_a_loss_that_falls_has_not_diverged(name, noise, rng):
+    """At no check, whatever its size and whatever minibatches make of it."""
+    losses = FALLS[name] * (1 + noise * rng.standard_t(3, size=len(FALLS[name])))
+    assert not any(training._has_diverged(losses[:end]) for end in range(1, len(losses) + 1, 10))
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0, "both"], ids=["up", "down", "to and fro"])
+@pytest.mark.parametrize("first", [0.0, 1.0, 1e4, 1e8])
+@pytest.mark.parametrize("growth", [1.1, 2.0])
+def test_a_loss_that_grows_without_end_has_diverged(growth, first, sign):
+    signs = (-1.0) ** STEPS[:600] if sign == "both" else sign
+    assert training._has_diverged(first + signs * growth ** STEPS[:600])
+
+
 @pytest.mark.parametrize("loop", [BatchLoop, CompiledLoop])
 def test_a_run_that_diverges_stops_with_sound_parameters(loop):
     """Gradient descent with too large a rate: each step more than doubles the error, and all stays finite."""

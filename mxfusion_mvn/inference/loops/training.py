@@ -59,6 +59,9 @@ TOO_FAR = "the loss and the gradient before it were finite, so the update itself
 DIVERGED_FOR = 50
 DIVERGED_BY = 1e6
 FIRST_LOSSES = 10
+# A loss may be near zero at first by chance, and then fall to what the data are worth: millions of rows of small noise
+# some 1e9 nats. Downwards sizes count from here on.
+FALLEN_FROM = 1e6
 
 # Optimizers of MXNet take rates, times corrections of their own, as normal numbers in float32.
 _SMALLEST_RATE, _LARGEST_RATE = 1e-37, 1e38
@@ -398,7 +401,9 @@ def _has_diverged(losses):
     """Whether the last losses have all left the size that the first ones had by orders, upwards or downwards."""
     if len(losses) < FIRST_LOSSES + DIVERGED_FOR:
         return False
-    return bool(np.abs(losses[-DIVERGED_FOR:]).min() > DIVERGED_BY * _first_size(losses))
+    recent, first = losses[-DIVERGED_FOR:], _first_size(losses)
+    sizes = np.where(recent < 0, -recent / max(first, FALLEN_FROM), recent / first)
+    return bool(sizes.min() > DIVERGED_BY)
 
 
 def _checked_rate(rate, iteration):
