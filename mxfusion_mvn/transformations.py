@@ -377,8 +377,8 @@ class Scaled(Transformation):
     """
 
     def __init__(self, unit):
-        if not is_positive(unit):
-            checks.refuse("unit", shown(unit), "a positive number", "It is the size of a step.")
+        if not is_positive(unit) or unit < np.finfo("float32").tiny:
+            checks.refuse("unit", shown(unit), "a positive number of float32", "It is the size of a step.")
         self.unit = float(unit)
 
     def _forward(self, raw):

@@ -163,6 +163,13 @@ REFUSED = [
         lambda: _of_dtype("float64").run(X=np.zeros((3, 2)), max_iter=1),
         "`[a-z]+ of [a-zX]+`: got dtype float64; expect",
     ),
+    *(
+        (
+            lambda loop=loop: _of_dtype("float64", "float64", loop).run("adagrad", X=np.zeros((3, 2)), max_iter=3),
+            "`optimizer`: got AdaGrad for float64 parameters; expected one that MXNet has in float64",
+        )
+        for loop in (None, "BatchLoop", "CompiledLoop")
+    ),
     (lambda: MAP(*_observing()).location([3]), "`variable`: got .*; expected a latent variable"),
     (lambda: inference.create_Gaussian_fullrank(*_observing(), initial_scale="x"), "`initial_scale`: got 'x'; expect"),
     (lambda: inference.create_Gaussian_meanfield(*_observing(), initial_scale=mx.nd.ones(2)), "`initial_scale`: got a"),
@@ -257,13 +264,13 @@ NO_SCALINGS = {
 }
 
 
-def _of_dtype(dtype):
-    """A float32 inference over a model of another dtype."""
+def _of_dtype(dtype, own="float32", loop="BatchLoop"):
+    """An inference over a model that may be of another dtype."""
     made = Model()
     made.N = Variable()
     made.mu = mxfusion_mvn.MultivariateNormal(covariance=mx.nd.array(MATRIX, dtype=dtype), shape=(2,), dtype=dtype)
     made.X = mxfusion_mvn.MultivariateNormal(made.mu, mx.nd.array(MATRIX, dtype=dtype), shape=(made.N, 2), dtype=dtype)
-    return inference.GradBasedInference(MAP(made, [made.X]), grad_loop=inference.BatchLoop(), dtype="float32")
+    return inference.GradBasedInference(MAP(made, [made.X]), grad_loop=loop and getattr(inference, loop)(), dtype=own)
 
 
 def _head(in_units=4):

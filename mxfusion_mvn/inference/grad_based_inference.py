@@ -6,6 +6,7 @@ import numbers
 from mxfusion_mvn.checks.options import context_defect, dtype_defect, shown
 from mxfusion_mvn.inference.arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
+from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxfusion.inference as host
@@ -96,6 +97,7 @@ class GradBasedInference(host.GradBasedInference):
             )
         except mx.base.MXNetError as error:
             if "Incompatible attr" in str(error):  # MXNet's words for two dtypes
+                create_optimizer(optimizer, learning_rate, self.params.param_dict)  # refuses some for float64
                 self._refuse_constants(error)
             raise
 
