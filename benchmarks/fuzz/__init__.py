@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A fuzz of all public names: arguments of every kind, results held against SciPy, errors against what they name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))  # the oracles of the tests are those of the fuzz
