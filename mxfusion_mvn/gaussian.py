@@ -295,6 +295,7 @@ class Gaussian:
         """
         if self.structure.dim() != 2:
             arguments.refuse("ellipse", f"a Gaussian of D = {self.structure.dim()}", "D = 2", "Take a marginal.")
+        arguments.check_count("num_points", num_points)
         angle = np.linspace(0, 2 * np.pi, num_points)
         mean = self._full_mean().asnumpy()
         values, vectors = np.linalg.eigh(self.covariance.asnumpy())
@@ -336,6 +337,8 @@ class Gaussian:
         if isinstance(mean, mx.nd.NDArray) and namespace(template) is mx.nd:
             return arguments.as_array("mean", mean, template, None if mean.shape[-1] == 1 else self.structure.dim())
         if isinstance(mean, numbers.Real):
+            # MXNet cannot read scalars that are smaller than the smallest normal one.
+            mean = mean if abs(mean) >= np.finfo("float64").tiny else 0.0
             return namespace(template).zeros_like(template) + mean
         return arguments.as_array("mean", mean, template, self.structure.dim())
 

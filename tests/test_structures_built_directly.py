@@ -291,3 +291,37 @@ def test_symbols_are_not_looked_at():
     symbol = mx.sym.Variable("x")
     for structure in (Dense(symbol), Precision(symbol), Cholesky(symbol), Diagonal(symbol), LowRank(symbol, symbol)):
         Gaussian(mx.sym.Variable("mean"), structure)
+
+
+# Empty arrays, and arguments of methods
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda e: structures.Diagonal(e(0)), r"`variances`: got shape \(0,\); expected at least one entry"),
+        (lambda e: structures.Dense(e(0, 5, 5)), r"`covariance`: got shape \(0, 5, 5\); expected at least one entry"),
+        (lambda e: structures.Cholesky(e(0, 0)), r"`scale_tril`: got shape \(0, 0\); expected at least one entry"),
+        (lambda e: LowRank(e(2, 0), nd(np.ones(2))), r"`factor`: got shape \(2, 0\); expected at least one entry"),
+        (
+            lambda e: LowRank(nd(np.ones((2, 2))), e(0, 2)),
+            r"`diagonal`: got shape \(0, 2\); expected at least one",
+        ),
+        (lambda e: Gaussian(0.0, precision=e(0, 5, 5)), r"`precision`: got shape \(0, 5, 5\); expected at least one"),
+        (lambda e: structures.Cholesky(nd(np.eye(2)), [0.2]), "`refine`: got a list; expected a function without"),
+    ],
+)
+def test_empty_arrays_are_refused(build, message, dtype):
+    with pytest.raises(ValueError, match=message):
+        build(lambda *shape: nd(np.zeros(shape), dtype))
+
+
+@pytest.mark.parametrize("num_points", [b"x", {}, 0, 2.5])
+def test_the_number_of_points_of_an_ellipse(num_points):
+    with pytest.raises(ValueError, match="`num_points`: got .*; expected a positive integer"):
+        Gaussian(0.0, variance=nd([1.0, 2.0])).ellipse(0.5, num_points)
+
+
+@pytest.mark.parametrize("mean", [5e-324, -1e-310, 0.0])
+def test_a_mean_below_the_smallest_normal_number_is_zero(mean):
+    assert Gaussian(mean, variance=nd([1.0, 2.0])).mean.asnumpy().tolist() == [0.0, 0.0]

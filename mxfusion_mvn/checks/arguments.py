@@ -86,6 +86,8 @@ def check_parameter(name, value, event):
         refuse(name, f"dtype {dtype}", "float32 or float64", "Convert it with .astype('float32').")
     if len(shape) < len(event) or (event == "DD" and shape[-1] != shape[-2]):
         refuse(name, f"shape {shape}", f"(..., {', '.join(event)})", _SHAPE_REMEDIES[event])
+    if 0 in shape:
+        refuse(name, f"shape {shape}", "at least one entry", "Check how it is computed.")
 
 
 def check_scaling(name, value, matrix_name, matrix):

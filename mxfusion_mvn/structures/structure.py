@@ -295,6 +295,10 @@ class Cholesky(Structure):
 
     def __init__(self, scale_tril, refine=None, name="scale_tril"):
         arguments.check_parameter(name, scale_tril, "DD")
+        if refine is not None and not callable(refine):
+            arguments.refuse(
+                "refine", f"a {type(refine).__name__}", "a function without arguments or None", "Leave it out."
+            )
         self.scale_tril = scale_tril
         self._refine = refine
         self.name = name
