@@ -27,7 +27,7 @@ import numbers
 from abc import abstractmethod
 
 from mxfusion_mvn import checks, transformations
-from mxfusion_mvn.linalg import cholesky, diagonal, outer_square, scale_rows, with_diagonal
+from mxfusion_mvn.linalg import diagonal, outer_square, scale_rows, with_diagonal
 from mxfusion_mvn.linalg.axes import do_broadcast
 from mxfusion_mvn.transformations import Transformation
 
@@ -359,7 +359,7 @@ class PositiveDefinite(LowerCholesky):
         return math.sqrt(number) / 64  # the sum of the squares of a row must not overflow
 
     def _backward(self, array):
-        return super()._backward(cholesky(array))
+        return super()._backward(transformations.factor_of(self._argument, array))
 
     def _check(self, value):
         transformations.PositiveDefinite._check(self, value)

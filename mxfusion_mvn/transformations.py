@@ -246,7 +246,7 @@ class PositiveDefinite(Transformation):
         return namespace(raw).linalg.syrk(_to_lower(raw))
 
     def _backward(self, array):
-        return _from_lower(_factor(self._argument, array))
+        return _from_lower(factor_of(self._argument, array))
 
     def _check(self, value):
         _check_matrix(self._argument, value.shape)
@@ -349,7 +349,15 @@ def _check_matrix(argument, shape):
     checks.check_matrix(argument, shape)
 
 
-def _factor(argument, matrix):
+def factor_of(argument, matrix):
+    """
+    The Cholesky factor of a value that users give.
+
+    :param argument: the name of the argument.
+    :param matrix: symmetric NDArray (..., D, D), or a Symbol.
+    :returns: (..., D, D), likewise.
+    :raises ModelSpecificationError: for an NDArray that has none in its own precision.
+    """
     # Read at once where it can be: MXNet reports a failure once, at the first reading.
     factor = cholesky(matrix)
     if isinstance(factor, mx.sym.Symbol):

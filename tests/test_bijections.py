@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bijections: values, round trips, Jacobians, the densities they carry over, their range, and what they refuse."""
 
+import re
 from typing import Callable, NamedTuple
 
 from mxfusion_mvn import LKJCholesky, Wishart, bijections, transformations
@@ -441,6 +442,33 @@ def test_in_float32_values_stay_where_the_density_is_finite(name, rng):
     got = log_pdf(nd(raw, "float32")).asnumpy()
     assert np.isfinite(got).all(), raw[~np.isfinite(got.reshape(len(raw), -1)).all(-1)]
     assert np.isfinite(gradient_of(log_pdf, raw, "float32")).all()
+
+
+def round_trip(bijection, value):
+    """The value again, NumPy array, or the words in which it is refused."""
+    try:
+        return bijection.transform(bijection.inverseTransform(value)).asnumpy()
+    except ModelSpecificationError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("bound", [1.0, 5.0, 15.0])
+@pytest.mark.parametrize("dim", [2, 5])
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_what_came_out_in_float32_goes_back_in_either_precision(name, dim, bound, rng):
+    """Or is refused by name where rounding has made entries equal, or a matrix singular, and there is no way back."""
+    case = CASES[name]
+    size = case.count(dim)
+    for row in np.concatenate([rng.uniform(-bound, bound, (20, size)), rng.choice([-bound, bound], (20, size))]):
+        value = case.bijection.transform(nd(row, "float32"))
+        for given in (value, value.astype("float64")):
+            again = round_trip(case.bijection, given)
+            if isinstance(again, str):
+                assert name in ("Ordered", "PositiveDefinite")
+                assert bound == 15.0
+                assert re.search("got .* before|smallest eigenvalue|singular within the rounding", again)
+            else:
+                assert_close(again, value.asnumpy(), rtol=0, atol=1e-5 * np.abs(value.asnumpy()).max())
 
 
 # Shapes, refusals and descriptions

@@ -564,6 +564,19 @@ def test_what_map_found_in_float32_is_accepted(kind, host_map, rng):
     assert laplace.rank == len(laplace.mean)
 
 
+def test_what_map_found_on_the_edge_of_a_support_is_accepted():
+    """In float32 this matrix is singular, its raw array, where the search begins, like any other."""
+    model = Model()
+    model.v = InverseWishart(7.0, SCALE, shape=(2, 2))
+    inference = roughly(MAP(model, []), dtype="float32")
+    location = inference.inference_algorithm.location(model.v)
+    inference.params.param_dict[location.uuid].set_data(nd([0.0, 1e4, -8.0], "float32"))
+    with pytest.raises(ModelSpecificationError, match=r"PositiveDefinite\(\)`: got .*; expected a positive definite m"):
+        location.transformation.inverseTransform(inference.params[location])
+    laplace = warned(inference, "It may have no mode")  # from so far away it is not found
+    assert_close(laplace._density.begin, [0.0, 1e4, -8.0], rtol=0)
+
+
 def test_the_tolerance_says_what_counts_as_zero(rng):
     """With a prior of variance 100 the ratio of the two eigenvalues is about 1e-3."""
     model = over_parametrised(prior=100.0)

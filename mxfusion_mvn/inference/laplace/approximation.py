@@ -253,7 +253,7 @@ class LaplaceApproximation:
 
 
 def _locations(map_inference, finished):
-    """Dict from each latent Variable to its bijection and the value found, NDArray in its shape."""
+    """Dict from each latent Variable to its bijection and the raw array found, NDArray."""
     algorithm = map_inference.inference_algorithm
     if not finished.latents:
         raise InferenceError("`map_inference`: its model has no latent variables; expected some. Give one a prior.")
@@ -263,7 +263,16 @@ def _locations(map_inference, finished):
             "package keep those of the last run."
         )
     known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
-    return {v: (known[v], map_inference.params[algorithm.posterior[v].factor.location]) for v in finished.latents}
+    return {
+        v: (known[v], _raw(map_inference, algorithm.posterior[v].factor.location, known[v])) for v in finished.latents
+    }
+
+
+def _raw(map_inference, location, bijection):
+    """As it was learned, where it was: the value, rounded to float32, may lie on the edge of the support."""
+    if location.transformation is bijection:
+        return map_inference.params.param_dict[location.uuid].data()
+    return bijection.inverseTransform(map_inference.params[location])
 
 
 def _in_words(direction):

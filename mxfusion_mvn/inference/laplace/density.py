@@ -39,16 +39,15 @@ class UnconstrainedDensity:
     f and its gradient.
 
     :param finished: a :class:`~mxfusion_mvn.inference.results.draws.FinishedInference` with data.
-    :param values: dict from latent Variables to pairs of their bijection and an NDArray, where to begin.
+    :param values: dict from latent Variables to pairs of their bijection and a raw NDArray, where to begin.
     """
 
     def __init__(self, finished, values):
         self.model = finished.model
         self.parts = []
         start, begin = 0, []
-        for variable, (bijection, value) in values.items():
-            # In the dtype it was found in, whose rounding the checks allow for.
-            raw = bijection.inverseTransform(value).astype("float64")
+        for variable, (bijection, raw) in values.items():
+            raw = raw.astype("float64")
             stop = start + size_of(raw.shape)
             self.parts.append(Part(variable, bijection, start, stop, raw.shape))
             begin.append(raw.asnumpy().ravel())
