@@ -359,7 +359,7 @@ class PositiveDefinite(LowerCholesky):
         return math.sqrt(number) / 64  # the sum of the squares of a row must not overflow
 
     def _backward(self, array):
-        return super()._backward(transformations.factor_of(self._argument, array))
+        return super()._backward(transformations._factor(self._argument, array))
 
     def _check(self, value):
         transformations.PositiveDefinite._check(self, value)

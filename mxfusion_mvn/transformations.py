@@ -246,7 +246,7 @@ class PositiveDefinite(Transformation):
         return namespace(raw).linalg.syrk(_to_lower(raw))
 
     def _backward(self, array):
-        return _from_lower(factor_of(self._argument, array))
+        return _from_lower(_factor(self._argument, array))
 
     def _check(self, value):
         _check_matrix(self._argument, value.shape)
@@ -349,7 +349,7 @@ def _check_matrix(argument, shape):
     checks.check_matrix(argument, shape)
 
 
-def factor_of(argument, matrix):
+def _factor(argument, matrix):
     """
     The Cholesky factor of a value that users give.
 
