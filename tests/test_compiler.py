@@ -204,6 +204,10 @@ def _further_cases(rng):
     yield lambda: mx.nd.sum(mx.nd.linalg.trsm(lower + mask, matrix, rightside=True).sin()), {"matrix": matrix}
     yield lambda: mx.nd.sum((matrix + row.reshape((30, 1))).sin()), {"matrix": matrix, "row": row}
     yield lambda: mx.nd.sum((3 * mx.nd.sin(row)).square().sin()), {"row": row}
+    yield (
+        lambda: mx.nd.linalg.extracttrian(square * lower).square().sum() + mx.nd.sum(square.sin()),
+        {"square": square},
+    )
 
 
 def test_every_rule_fires(rng, monkeypatch):

@@ -318,6 +318,19 @@ def test_rule(name, rng, dtype):
         assert (shapes if isinstance(wanted, list) else len(shapes)) == wanted
 
 
+LOWER, HALF, ROW = np.tril(np.ones((4, 4))), np.tril(np.ones((4, 4))) - np.eye(4) / 2, np.array([[1.0, 1.0, 1.0, 2.0]])
+KEPT = [([LOWER, HALF], {}), ([LOWER], {"offset": 1}), ([LOWER], {"lower": False}), ([ROW], {})]
+DROPPED = [([LOWER], {}), ([LOWER, np.ones((4, 4))], {}), ([HALF], {"offset": -1}), ([ROW], {"offset": -1})]
+
+
+@pytest.mark.parametrize(("masks", "attributes"), [*KEPT, *DROPPED])
+def test_mask_before_a_triangle_is_dropped_only_where_it_is_one(masks, attributes, rng, dtype):
+    mask, x = nd(np.stack(masks), dtype), nd(rng.normal(size=(2, 4, 4)), dtype)
+    graph, _ = check(lambda: la.extracttrian(x.sin() * mask, **attributes).cos().sum(), {"x": x}, dtype)
+    (taken,) = [node.inputs[0][0].operator for node in graph.nodes if node.operator == "_linalg_extracttrian"]
+    assert (taken == "sin") == any(masks is dropped for dropped, _ in DROPPED)
+
+
 def _slice(rng, x):
     axis = int(rng.integers(x.ndim))
     begin, end = np.sort(rng.choice(x.shape[axis] + 1, 2, replace=False))

@@ -34,7 +34,6 @@ def report(results, seed, seconds, damage):
     raised = Counter(result["detail"].split(": ")[1] for result in results if result["outcome"] == "refused")
     failures = [result for result in results if result["outcome"] in FAILURES]
     rows = [[room, sum(count.values()), *(count[kind] for kind in kinds)] for room, count in by_room.items()]
-    rows = [[room, sum(count.values()), *(count[kind] for kind in kinds)] for room, count in by_room.items()]
     total = Counter(result["outcome"] for result in results)
     return [
         "# What happens to arguments of every kind",

@@ -29,7 +29,7 @@ from mxfusion_mvn.compiler.graph import live_graph
 from mxfusion_mvn.compiler.rewriter import Rewriter, rule
 from mxfusion_mvn.compiler.rules.basic import BASIC
 from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
-from mxfusion_mvn.compiler.rules.masks import diagonal_of_mask
+from mxfusion_mvn.compiler.rules.masks import diagonal_of_mask, triangle_of_product
 from mxfusion_mvn.compiler.rules.products import product_with_scalar, row
 from mxfusion_mvn.compiler.rules.scalars import SCALARS, absorbed
 from mxfusion_mvn.compiler.rules.splits import slice_of_reshape, with_splits
@@ -92,4 +92,4 @@ def _unblocked(rewriter, node):
 
 
 # Rules that gradients call for.
-_DERIVED = (_unblocked, row, diagonal_of_mask, product_with_scalar, slice_of_reshape)
+_DERIVED = (_unblocked, row, diagonal_of_mask, triangle_of_product, product_with_scalar, slice_of_reshape)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for matrices that are masked, as transformations and their gradients mask them: by ``where``, with zeros."""
+"""Rules for matrices that are masked, by ``where`` or by a product with zeros and ones, as gradients mask them."""
 
 from mxfusion_mvn.compiler.graph import CONSTANT
 from mxfusion_mvn.compiler.rewriter import rule
@@ -39,6 +39,22 @@ def diagonal_of_mask(rewriter, node):
     diagonal = np.diagonal(_values(condition), axis1=-2, axis2=-1) != 0
     if diagonal.all() or not diagonal.any():
         return rewriter.call(node.operator, [first if diagonal.all() else second], node.shape, node.attributes)
+    return None
+
+
+@rule("_linalg_extracttrian")
+def triangle_of_product(rewriter, node):
+    """A triangle that is taken out of a matrix need not be masked, if the mask is one there."""
+    offset = node["offset"]
+    if not node.inputs[0].is_a("elemwise_mul", "broadcast_mul") or offset > 0 or not node["lower"]:
+        return None
+    for mask, matrix in (node.inputs[0].inputs, node.inputs[0].inputs[::-1]):
+        if mask.is_a(CONSTANT) and matrix.shape == node.inputs[0].shape:
+            values = mask.node.array.asnumpy()
+            size = matrix.shape[-1]
+            square = np.broadcast_to(values, np.broadcast_shapes(values.shape, (size, size)))
+            if (square[(..., *np.tril_indices(size, offset))] == 1).all():
+                return rewriter.call(node.operator, [matrix], node.shape, node.attributes)
     return None
 
 
