@@ -3,7 +3,8 @@
 
 import warnings
 
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
 
 import mxnet as mx
 import numpy as np

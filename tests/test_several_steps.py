@@ -6,7 +6,7 @@ import re
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.compiler.passes import simplify
 from mxfusion_mvn.compiler.program import Program
-from mxfusion_mvn.inference.loops import compiled, training, verification
+from mxfusion_mvn.inference.loops import compiled_stepper, training, verification
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
@@ -29,7 +29,7 @@ ATOL = {"float32": 2e-6, "float64": 1e-12}
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
     """Do not wait for as many steps as a program of several takes to make."""
-    monkeypatch.setattr(compiled, "_STEPS_BEFORE_SEVERAL", BEFORE)
+    monkeypatch.setattr(compiled_stepper, "_STEPS_BEFORE_SEVERAL", BEFORE)
 
 
 @pytest.fixture(autouse=True)

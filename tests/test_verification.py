@@ -7,9 +7,10 @@ import warnings
 from mxfusion_mvn.compiler import evaluation, program
 from mxfusion_mvn.compiler.graph import CONSTANT, PARAMETER, leaf
 from mxfusion_mvn.compiler.program import Program
-from mxfusion_mvn.inference.loops import compiled, verification
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops import compiled_stepper, verification
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
 from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops.several_steps import SeveralSteps
 from mxfusion_mvn.inference.loops.verification import Runs
@@ -193,7 +194,7 @@ def test_a_planted_fault_is_found_in_minibatches(plant, monkeypatch):
 
 def test_a_fault_in_a_program_of_several_steps_is_found(monkeypatch, dtype):
     """From its third run on it moves the parameters of the third, as single steps never do."""
-    monkeypatch.setattr(compiled, "_STEPS_BEFORE_SEVERAL", 20)
+    monkeypatch.setattr(compiled_stepper, "_STEPS_BEFORE_SEVERAL", 20)
     push, kept = SeveralSteps.push, []
 
     def stale(several, learning_rates):
@@ -214,7 +215,7 @@ def test_a_fault_in_a_program_of_several_steps_is_found(monkeypatch, dtype):
 
 @pytest.mark.parametrize("what", ["gradients", "loss", "step"])
 def test_each_part_of_the_last_of_several_steps_is_compared(what, monkeypatch):
-    monkeypatch.setattr(compiled, "_STEPS_BEFORE_SEVERAL", 20)
+    monkeypatch.setattr(compiled_stepper, "_STEPS_BEFORE_SEVERAL", 20)
     create = SeveralSteps.__init__
 
     def spoiled(several, *args):

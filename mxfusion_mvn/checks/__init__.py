@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is refused, and how: of arguments where they are given, and of values where they are computed."""
 
+from mxfusion_mvn.checks.data import (
+    fill_masked,
+    kind_defect,
+    shape_remedy,
+)
 from mxfusion_mvn.checks.definition import (
     FLOAT_DTYPES,
     above_diagonal,
     asymmetry,
-    at_index,
     check_covariance,
     check_finite,
     check_floating,
@@ -17,15 +21,17 @@ from mxfusion_mvn.checks.definition import (
     check_positive,
     check_positive_definite,
     check_symmetric,
-    fill_masked,
     first_not_positive_definite,
     floating_dtype,
-    kind_defect,
     refuse,
     rounding,
-    shape_remedy,
-    show_shape,
     smallest_eigenvalue,
+)
+from mxfusion_mvn.checks.wording import (
+    at_index,
+    plain_index,
+    refusal,
+    show_shape,
 )
 
 __all__ = [
@@ -48,6 +54,8 @@ __all__ = [
     "first_not_positive_definite",
     "floating_dtype",
     "kind_defect",
+    "plain_index",
+    "refusal",
     "refuse",
     "rounding",
     "shape_remedy",

@@ -9,6 +9,7 @@ import operator
 
 from mxfusion_mvn.checks import FLOAT_DTYPES, above_diagonal, asymmetry, kind_defect, rounding
 from mxfusion_mvn.checks.failure import OnFailure
+from mxfusion_mvn.checks.wording import refusal
 from mxfusion_mvn.linalg.axes import complement, do_broadcast, namespace
 
 import mxnet as mx
@@ -32,7 +33,7 @@ def refuse(argument, got, expected, remedy):
     :param remedy: what to do next, a full sentence.
     :raises ValueError: always.
     """
-    raise ValueError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
+    raise ValueError(refusal(argument, got, expected, remedy))
 
 
 def as_array(name, value, like, size=None):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused, and in which words: the one place that builds messages.
+"""What is refused where a model is defined: on plain NumPy arrays and shape tuples, before anything is learned.
 
-Everything here works on plain NumPy arrays and shape tuples. A message names the argument, what was got, what was
-expected and what to do next; it is raised as the host's own ``ModelSpecificationError``, before anything is learned.
+It is raised as the host's own ``ModelSpecificationError``.
 """
 
-import warnings
+from mxfusion_mvn.checks.data import kind_defect
+from mxfusion_mvn.checks.wording import at_index, plain_index, refusal, show_shape
 
 import numpy as np
 from mxfusion import Model
@@ -24,7 +24,7 @@ def refuse(argument, got, expected, remedy):
     :param remedy: what to do next, a full sentence.
     :raises ModelSpecificationError: always.
     """
-    raise ModelSpecificationError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
+    raise ModelSpecificationError(refusal(argument, got, expected, remedy))
 
 
 def check_name(name):
@@ -157,7 +157,7 @@ def asymmetry(value):
         return None
     index = np.unravel_index(np.argmax(excess), excess.shape)
     mirror = index[:-2] + (index[-1], index[-2])
-    got = f"{value[index]} at index {_plain(index)} but {value[mirror]} at {_plain(mirror)}"
+    got = f"{value[index]} at index {plain_index(index)} but {value[mirror]} at {plain_index(mirror)}"
     return got, "a symmetric matrix", "Use (A + A.T) / 2 if the difference is rounding."
 
 
@@ -229,7 +229,7 @@ def check_positive(argument, value):
     """
     bad = np.argwhere(value <= 0)
     if len(bad):
-        index = _plain(bad[0])
+        index = plain_index(bad[0])
         refuse(
             argument,
             f"{value[index]} at index {index} ({len(bad)} such entries)",
@@ -248,7 +248,7 @@ def check_not_negative(argument, value):
     """
     bad = np.argwhere(value < 0)
     if len(bad):
-        index = _plain(bad[0])
+        index = plain_index(bad[0])
         refuse(argument, f"{value[index]} at index {index}", "numbers that are not negative", "Check the sign.")
 
 
@@ -267,7 +267,7 @@ def check_lower_triangular(argument, value):
     if len(zeros):
         refuse(
             argument,
-            f"0 at diagonal position {_plain(zeros[0])}",
+            f"0 at diagonal position {plain_index(zeros[0])}",
             "a non-zero diagonal",
             "A zero makes the covariance singular.",
         )
@@ -287,7 +287,7 @@ def above_diagonal(value, tolerance):
     excess = np.triu(np.abs(value) - tolerance * norms, 1)
     if excess.max() <= 0:
         return None
-    index = _plain(np.unravel_index(np.argmax(excess), excess.shape))
+    index = plain_index(np.unravel_index(np.argmax(excess), excess.shape))
     got = f"{value[index]} at index {index}, above the diagonal"
     remedy = "Take the lower factor of np.linalg.cholesky; a full matrix is another argument."
     return got, "a lower triangular matrix", remedy
@@ -303,107 +303,3 @@ def rounding(value):
     with np.errstate(over="ignore"):
         narrow = value.astype("float32")
     return np.finfo("float32" if np.array_equal(narrow, value) else value.dtype).eps
-
-
-def kind_defect(value):
-    """
-    What keeps an array, or what can become one, from being read as numbers.
-
-    :param value: NumPy array, list or tuple.
-    :returns: None if nothing does; else what was got, what was expected and what to do next, three strings.
-    """
-    masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
-    if masked:
-        remedy = "Fill them with x.filled(value); where missing entries are allowed, with x.filled(np.nan)."
-        return f"a masked array with {masked} masked entries", "numbers in all entries", remedy
-    if isinstance(value, (list, tuple)):
-        value = _array_of(value)
-    kind = "O" if value is None else value.dtype.kind
-    if kind in "fiub":
-        return None
-    got = "a ragged list" if value is None else f"an array of dtype {value.dtype}"
-    return got, "real numbers", _REMEDIES.get(kind, _REMEDIES["O"])
-
-
-def fill_masked(value):
-    """
-    A masked array of numbers with NaN where it is masked; one of another kind as it is.
-
-    :param value: NumPy masked array of any shape.
-    :returns: NumPy array.
-    """
-    return value.astype("float64").filled(np.nan) if value.dtype.kind in "fiub" else value
-
-
-_REMEDIES = {
-    "c": "Take its real part, x.real, or real and imaginary part as two columns.",
-    "m": "Divide by a unit: x / np.timedelta64(1, 'D').",
-    "M": "Take the time since a beginning, in a unit: (x - x.min()) / np.timedelta64(1, 'D').",
-    "V": "Stack its fields: np.stack([x[name] for name in x.dtype.names], axis=-1).",
-    "O": "Convert it with np.array(x, dtype='float32'), which says what is not a number.",
-    "S": "Convert it with x.astype('float32').",
-    "U": "Convert it with x.astype('float32'); of labels take np.unique(x, return_inverse=True)[1].",
-}
-
-
-def _array_of(entries):
-    """A list or tuple as a NumPy array; None if its parts differ in length."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of NumPy before 1.24, where ragged lists become arrays of objects
-        try:
-            return np.array(entries)
-        except (ValueError, Warning):
-            return None
-
-
-def shape_remedy(name, got, declared):
-    """
-    What to do about data of another shape than declared.
-
-    :param name: the name of the data.
-    :param got: their shape, a tuple of integers.
-    :param declared: the shape of the variable, a tuple of integers and Variables.
-    :returns: a sentence.
-    """
-    known = [size if isinstance(size, int) else None for size in declared]
-    if len(got) == 1 and len(known) == 2 and known[1] == 1:
-        return f"Write {name}.reshape(-1, 1)."
-    if len(got) == 1 and len(known) == 2 and known[1] == got[0]:
-        return f"If it is a single row, write {name}.reshape(1, -1)."
-    if len(got) == len(known) == 2 and _matches(got[::-1], known):
-        return f"It fits when transposed: write {name}.T."
-    lacks_rows = len(got) == len(known) + 1 and _matches(got[1:], known)
-    if lacks_rows or (len(got) == len(known) and known[0] is not None and _matches(got[1:], known[1:])):
-        event = declared if lacks_rows else declared[1:]
-        sizes = f"(model.N, {show_shape(event)[1:-1].rstrip(',')})" if event else "(model.N,)"
-        return f"For any number of rows declare it with shape={sizes}, where model.N = Variable()."
-    return "Bring the data into that shape, or declare the variable with theirs."
-
-
-def _matches(got, known):
-    return all(size in (None, mine) for mine, size in zip(got, known))
-
-
-def at_index(index):
-    """
-    Words for the position of a matrix within a batch.
-
-    :param index: tuple of integers, empty for a single matrix.
-    :returns: ``" at batch index (1, 2)"``, or nothing for a single matrix.
-    """
-    return f" at batch index {_plain(index)}" if len(index) else ""
-
-
-def _plain(index):
-    return tuple(int(i) for i in index)
-
-
-def show_shape(shape):
-    """
-    A shape in words, whose symbolic sizes are shown by name.
-
-    :param shape: tuple of integers and Variables.
-    :returns: for example ``"(N, 3)"``.
-    """
-    names = [str(s) if isinstance(s, (int, str)) else (getattr(s, "name", None) or "?") for s in shape]
-    return "(" + ", ".join(names) + ("," if len(names) == 1 else "") + ")"

@@ -10,8 +10,9 @@ from mxfusion_mvn.inference.laplace.approximation import (
     ModeNotFoundWarning,
     SingularHessianWarning,
 )
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop, NotCompiledWarning
+from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
+from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
 from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops.record import Plateau, RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.map import MAP

@@ -4,6 +4,7 @@
 import numbers
 
 from mxfusion_mvn.checks.options import shown
+from mxfusion_mvn.checks.wording import refusal
 
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import Inference
@@ -19,7 +20,7 @@ def refuse(argument, got, expected, remedy):
     :param remedy: what to do next, a full sentence.
     :raises InferenceError: always.
     """
-    raise InferenceError(f"`{argument}`: got {got}; expected {expected}. {remedy}")
+    raise InferenceError(refusal(argument, got, expected, remedy))
 
 
 def check_inference(argument, value):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A minibatch loop that compiles the objective: one program for each size of batch, which the rows are copied into."""
 
-from mxfusion_mvn.inference.loops.compiled import CompiledStepper, Explained
+from mxfusion_mvn.inference.loops.compiled import Explained
+from mxfusion_mvn.inference.loops.compiled_stepper import CompiledStepper
 from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
 from mxfusion_mvn.inference.loops.steppers import MinibatchStepper
 

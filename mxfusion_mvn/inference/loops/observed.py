@@ -9,6 +9,7 @@ where they are run by MXFusion's own class.
 import difflib
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.inference.arguments import refuse
 from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxnet as mx
@@ -83,12 +84,12 @@ def as_data(variable, value, dtype, ctx):
         value = _from_pandas(name, value)
     if not isinstance(value, np.ndarray):
         what = f"{value!r}" if np.isscalar(value) else f"a {type(value).__name__}"
-        _refuse(name, what, _ACCEPTED, f"Write {name}={_remedy_of_type(value)}.")
+        refuse(name, what, _ACCEPTED, f"Write {name}={_remedy_of_type(value)}.")
     if isinstance(value, np.ma.MaskedArray) and getattr(variable.factor, "_missing", False):
         value = checks.fill_masked(value)
     defect = checks.kind_defect(value)
     if defect is not None:
-        _refuse(name, *defect)
+        refuse(name, *defect)
     # In MXNet a shape () means unknown.
     return mx.nd.array(np.atleast_1d(np.asarray(value)), dtype=dtype, ctx=ctx)
 
@@ -105,13 +106,13 @@ def check_shapes(shapes):
         name, declared = name_of(variable), variable.shape
         fits = len(got) == len(declared) and all(_fits(size, mine) for size, mine in zip(declared, got))
         if not fits:
-            _refuse(name, f"shape {got}", checks.show_shape(declared), checks.shape_remedy(name, tuple(got), declared))
+            refuse(name, f"shape {got}", checks.show_shape(declared), checks.shape_remedy(name, tuple(got), declared))
         for size, mine in zip(declared, got):
             if not isinstance(size, Variable):
                 continue
             other, theirs = sizes.setdefault(size.uuid, (name, mine))
             if theirs != mine:
-                _refuse(
+                refuse(
                     name,
                     f"shape {got}",
                     f"{checks.show_shape(declared)} with {size.name or 'the first size'} = {theirs} as in `{other}`",
@@ -127,7 +128,7 @@ def _dense(name, array):
     if isinstance(array, mx.np.ndarray):
         return array.as_nd_ndarray()
     if array.stype != "default":
-        _refuse(name, f"a sparse {type(array).__name__}", "a dense array", f"Write {name}.tostype('default').")
+        refuse(name, f"a sparse {type(array).__name__}", "a dense array", f"Write {name}.tostype('default').")
     return array
 
 
@@ -137,7 +138,7 @@ def _from_pandas(name, frame):
     columns = list(kinds.items()) if hasattr(kinds, "items") else [(getattr(frame, "name", None), kinds)]
     for column, kind in columns:
         if getattr(kind, "kind", "O") not in "fiub":
-            _refuse(
+            refuse(
                 name,
                 f"a {type(frame).__name__} whose column {column!r} is of dtype {kind}",
                 "columns of numbers",
@@ -158,7 +159,3 @@ def _suggestion(keyword, known):
     if near:
         return f"Did you mean {lower[near[0]]}?"
     return "Leave it out, or name the variable among the observed ones of the algorithm."
-
-
-def _refuse(name, got, expected, remedy):
-    raise InferenceError(f"`{name}`: got {got}; expected {expected}. {remedy}")

@@ -1,5 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes the steps of a run, as the host makes them; :mod:`~mxfusion_mvn.inference.loops.training` says more."""
+"""What makes the steps of a run: the protocol that the driver follows, and steps as the host makes them.
+
+A loop of your own derives from :class:`mxfusion_mvn.inference.BatchLoop` or ``MinibatchLoop``, hands its options
+``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__``, and overrides the one method that
+makes the stepper, in which the time spent counts as the run's::
+
+    BatchLoop      _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer)
+    MinibatchLoop  _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer)
+
+``optimizer`` is an ``mxnet.optimizer.Optimizer`` of this run's own; ``optimizers.py`` copies its state for a snapshot.
+``subsample`` is a :class:`mxfusion_mvn.inference.loops.batches.Subsample`: the rows of each step, sizes and scalings.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -24,8 +35,10 @@ class Stepper(ABC):
         """
         Push one forward pass, backward pass and update, without waiting for them.
 
+        A step after :meth:`restore` is the same step as before, but for the noise of random draws.
+
         :param learning_rate: of this step.
-        :returns: the loss before the update, an NDArray (1,).
+        :returns: the loss before the update, an NDArray (1,) of its own, which the next step does not overwrite.
         """
 
     def steps_at_once(self, remaining):

@@ -1,40 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver of every loop: a stepper makes the steps, the driver follows them.
-
-The protocol of a stepper (a subclass of :class:`mxfusion_mvn.inference.loops.steppers.Stepper`)::
-
-    steps_at_once(remaining), steps(learning_rates)
-                          push as many steps as the first says, at most ``remaining``; return the list of their losses
-    step(learning_rate)   push one forward pass, backward pass and update; return the loss before the update, unread: an
-                          NDArray (1,) of its own, which the next step does not overwrite
-    parameters()          dict from uuid to the present raw values, NDArrays; read to see whether they are finite
-    snapshot()            copy of all that a step changes: parameters, optimizer state, position in the data
-    restore(state)        go back to a snapshot, which may be restored more than once
-    next_data()           list of NDArrays that the next step works on, ready for an imperative evaluation
-    next_rows()           for each of these which rows of all data they are, a NumPy array, or None where it is whole
-    runs_of_program(count), verified_steps(learning_rates)
-                          whether, and how, to compare compiled steps with an imperative evaluation; if they differ they
-                          raise a DeviationError, as evaluate() may
-    give_up_compiling(reason)    go on imperatively; the driver restores the state before the last verified step
-    evaluate()            loss at the present parameters, without a step, unread; called last, if all went well
-    refresh()             called after a checkpoint function, which may have fixed or freed parameters
-    write_back()          copy the present values into the host's Parameters; may be called any number of times
-    finish()              called once, whatever happened: write back, and undo what must not outlast the run
-    compiled, fallback_reason    what the record says about compilation
-
-A step after ``restore`` is the same step as before, but for the noise of random draws.
-
-A loop derives from :class:`mxfusion_mvn.inference.BatchLoop` or ``MinibatchLoop``, hands its options
-``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__`` (they are kept by ``TrainingLoop``,
-the base of both), and overrides the one method that makes the stepper, in which the time spent counts as the run's::
-
-    BatchLoop      _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer)
-    MinibatchLoop  _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer)
-
-``optimizer`` is an ``mxnet.optimizer.Optimizer`` of this run's own; ``optimizers.py`` copies its state for a snapshot.
-``subsample`` is a :class:`mxfusion_mvn.inference.loops.batches.Subsample`: the rows of each step, sizes and scalings.
-``ImperativeStepper`` and ``MinibatchStepper`` in ``steppers.py`` are those to fall back to.
-"""
+"""The driver of every loop: it follows the steps that a ``Stepper`` makes."""
 
 import time
 from collections import deque
