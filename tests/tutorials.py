@@ -44,13 +44,7 @@ def normal(dtype):
     """Getting started: the mean and the variance of rows that are normal."""
     model = Model()
     model.mean = Variable(shape=(1,))
-    model.variance = _positive(5.0, dtype)
-    model.Y = host.Normal.define_variable(
-        mean=broadcast_to(model.mean, (ROWS,)),
-        variance=broadcast_to(model.variance, (ROWS,)),
-        shape=(ROWS,),
-        dtype=dtype,
-    )
+    _observe(model, dtype)
     return Tutorial(MAP(model, [model.Y]), {"Y": 3 + 2 * _rng().normal(size=ROWS)}, 0.1)
 
 
@@ -58,6 +52,13 @@ def normal_with_prior(dtype):
     """Getting started, its second half: the mean has a prior, and a posterior is learned."""
     model = Model()
     model.mean = host.Normal.define_variable(mean=nd([0], dtype), variance=nd([100], dtype), shape=(1,), dtype=dtype)
+    _observe(model, dtype)
+    posterior = create_Gaussian_meanfield(model, [model.Y], dtype=dtype)
+    algorithm = StochasticVariationalInference(10, model, posterior, [model.Y])
+    return Tutorial(algorithm, {"Y": 3 + 2 * _rng().normal(size=ROWS)}, 0.1)
+
+
+def _observe(model, dtype):
     model.variance = _positive(5.0, dtype)
     model.Y = host.Normal.define_variable(
         mean=broadcast_to(model.mean, (ROWS,)),
@@ -65,9 +66,6 @@ def normal_with_prior(dtype):
         shape=(ROWS,),
         dtype=dtype,
     )
-    posterior = create_Gaussian_meanfield(model, [model.Y], dtype=dtype)
-    algorithm = StochasticVariationalInference(10, model, posterior, [model.Y])
-    return Tutorial(algorithm, {"Y": 3 + 2 * _rng().normal(size=ROWS)}, 0.1)
 
 
 def principal_components(dtype):

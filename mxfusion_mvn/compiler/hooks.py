@@ -7,7 +7,7 @@ Each hook obeys the thread of the trace only, calls what it replaces, and notes 
 from contextlib import ExitStack, contextmanager
 
 from mxfusion_mvn.compiler.library import invoke, operator_info
-from mxfusion_mvn.compiler.operators import is_random
+from mxfusion_mvn.compiler.operators import NATIVE, is_random
 
 import mxnet as mx
 import mxnet.ndarray.register as register
@@ -18,8 +18,6 @@ from mxnet.gluon.parameter import DeferredInitializationError
 from mxnet.ndarray import NDArray
 from mxnet.ndarray.sparse import BaseSparseNDArray
 
-# Operators of the host written in Python, and those of MXNet that do the same.
-_NATIVE = {"make_diagonal": "_linalg_makediag"}
 # Functions of MXNet's library that are no operators, and why what they do cannot be traced.
 _REFUSED_CALLS = {
     "MXRandomSeed": "the objective seeds the random streams",
@@ -122,8 +120,8 @@ def _replayable(trace, name, attributes, inputs, outputs):
         return "Cast", {"dtype": outputs[0].dtype.__name__}
     if name == "Custom":
         kind = attributes.get("op_type")
-        if kind in _NATIVE:
-            return _NATIVE[kind], {}
+        if kind in NATIVE:
+            return NATIVE[kind], {}
         trace.give_up(f"the operator `{kind}` is written in Python")
     draws = name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or name.startswith("_image_random_")
     if draws or attributes.get("get_prob") == "True":

@@ -31,6 +31,7 @@ class Operator(NamedTuple):
     sign: int = 0  # it is a sum of two arrays, the second with this sign
     multiplication: bool = False  # entry by entry
     division: bool = False  # entry by entry
+    product: bool = False  # the sum of its entries is a dot product, or one divided by a scalar
     event_axes: Optional[int] = None  # a function of each matrix of a batch: how many axes its value has
     matrix_product: bool = False  # of two batches of matrices, or a triangular solve
     factorisation: bool = False  # of a matrix, by LAPACK
@@ -83,11 +84,12 @@ _FACTOR = {"transpose": False, "rightside": False, "lower": True, "alpha": 1.0}
 
 # Functions of each entry.
 _rows(
-    "abs square rsqrt rcbrt reciprocal log log10 log2 log1p expm1 sin cos sinh arcsin arctan softsign erf gamma "
+    "abs rsqrt rcbrt reciprocal log log10 log2 log1p expm1 sin cos sinh arcsin arctan softsign erf gamma "
     "gammaln smooth_l1",
     elementwise=True,
     backward_takes="input",
 )
+_rows("square", elementwise=True, backward_takes="input", product=True)
 _rows("sqrt cbrt tan tanh sigmoid relu", elementwise=True, backward_takes="output")
 _rows("negative exp cosh arccos arcsinh arccosh arctanh hard_sigmoid erfinv digamma", elementwise=True)
 _rows("BlockGrad Cast", elementwise=True)
@@ -107,8 +109,8 @@ _rows(" ".join(f"_{name}_scalar" for name in _COMPARISONS), attributes=_SCALAR, 
 # Functions of two arrays, entry by entry.
 _rows("elemwise_add broadcast_add", sign=1)
 _rows("elemwise_sub broadcast_sub", sign=-1)
-_rows("elemwise_mul broadcast_mul", multiplication=True, linear=(0, 1))
-_rows("elemwise_div broadcast_div", division=True, linear=(0,))
+_rows("elemwise_mul broadcast_mul", multiplication=True, product=True, linear=(0, 1))
+_rows("elemwise_div broadcast_div", division=True, product=True, linear=(0,))
 _rows(" ".join(f"broadcast_{name} _{name}" for name in _COMPARISONS), zero_derivative=True)
 # Functions of two arrays that MXNet broadcasts to each other.
 BROADCASTING_BINARY = [*BINARY, *(f"broadcast_{name}" for name in _COMPARISONS)]
@@ -153,6 +155,8 @@ _rows("_contrib_SyncBatchNorm", states=(3, 4))
 _rows("RNN", layer=True, training_only=True)
 _rows("Dropout", training_only=True, few_values=True)
 
+# What operators that the host wrote in Python do.
+NATIVE = {"make_diagonal": "_linalg_makediag"}
 COMMUTATIVE = ("elemwise_add", "elemwise_mul", "broadcast_add", "broadcast_mul")
 
 _UNKNOWN = Operator()

@@ -18,8 +18,6 @@ from mxfusion_mvn.compiler.thresholds import JOINED_ARRAYS, JOINED_SIZE
 
 import numpy as np
 
-_PRODUCTS = having("multiplication", "division") + ["square"]
-
 
 class Term(NamedTuple):
     """A number times the sum of an array."""
@@ -65,7 +63,9 @@ def _total(rewriter, entry, is_joined=False):
 
 def _joined(rewriter, terms):
     """Small arrays that would be summed by themselves, as one product of all their numbers with their factors."""
-    small = [term for term in terms if 1 < term.entry.size <= JOINED_SIZE and not term.entry.is_a(*_PRODUCTS)]
+    small = [
+        term for term in terms if 1 < term.entry.size <= JOINED_SIZE and not traits(term.entry.node.operator).product
+    ]
     if len(small) < JOINED_ARRAYS:
         return terms
     sizes = [term.entry.size for term in small]
@@ -122,7 +122,7 @@ def _single(rewriter, term):
     factor, entry = term
     if entry.size == 1 and not entry.is_a(*having("multiplication", "division")):
         return Term(factor, rewriter.reshaped(entry, (1,)))
-    if entry.is_a(*_PRODUCTS):
+    if traits(entry.node.operator).product:
         product = _product(rewriter, entry.node)
         if product is not None:
             return Term(factor * product.factor, product.entry)
