@@ -5,9 +5,9 @@ from mxfusion_mvn import Gaussian
 
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from fifty_digits import DRAWS, FORMS, inputs, log_pdf, relative_error
+from helpers import oracles
+from helpers.fifty_digits import DRAWS, FORMS, inputs, log_pdf, relative_error
 
 CONDITIONS = {"float32": (1, 1e3, 1e6), "float64": (1, 1e3, 1e8, 1e14)}
 # Of float64, in machine epsilons, for each unit of the square root of the condition number of the covariance.

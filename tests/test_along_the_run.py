@@ -12,11 +12,10 @@ from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoo
 import mxfusion.common.config
 import mxnet as mx
 import numpy as np
-import objectives
 import pytest
-import sized_models
-from along_the_run import assert_same, distance, run
-from examples_runner import EXAMPLES
+from helpers import objectives, sized_models
+from helpers.along_the_run import assert_same, distance, run
+from helpers.examples_runner import EXAMPLES
 from mxfusion.inference import GradBasedInference
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"

@@ -11,7 +11,7 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference

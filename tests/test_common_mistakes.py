@@ -21,7 +21,7 @@ from mxfusion_mvn.transformations import PositiveDefinite
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import MAP as HostMAP

@@ -8,9 +8,9 @@ from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
 
 import mxnet as mx
 import numpy as np
-import objectives
 import pytest
-from host import nd
+from helpers import objectives
+from helpers.host import nd
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference
 
 STEPS = 8

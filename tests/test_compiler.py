@@ -20,7 +20,7 @@ from mxfusion_mvn.compiler.symbols import check
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from test_gradients import CASES, arguments
 from test_gradients import SHAPES as CASE_SHAPES
 from test_products import PRODUCTS

@@ -14,8 +14,8 @@ from mxfusion_mvn.inference import MAP, LaplaceApproximation, create_Gaussian_fu
 import mxnet as mx
 import numpy as np
 import pytest
-from fitting import fit, last_losses
-from host import nd
+from helpers.fitting import fit, last_losses
+from helpers.host import nd
 from mxfusion import Model
 from mxfusion.components import distributions as host
 from mxfusion.inference import StochasticVariationalInference

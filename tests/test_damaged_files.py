@@ -16,7 +16,7 @@ import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference

@@ -24,7 +24,7 @@ import mxnet as mx
 import numpy as np
 import pandas as pd
 import pytest
-from host import nd
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.functions.operators import exp

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from examples_runner import DATA, EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.examples_runner import DATA, EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.tolerances import assert_close
 from scipy.linalg import solve_discrete_are
-from tolerances import assert_close
 
 
 def run_quickstart(folder, *arguments):

@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.tolerances import assert_close
 from scipy.stats import multivariate_normal
-from tolerances import assert_close
 
 BUDGETS = {"bayesian_linear_regression": 200, "random_effects": 100}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"

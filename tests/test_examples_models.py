@@ -6,9 +6,9 @@ import re
 
 import numpy as np
 import pytest
-from examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
+from helpers.tolerances import assert_close
 from scipy import stats
-from tolerances import assert_close
 
 NAMES = ["missing_data", "mixture", "robust_returns"]
 

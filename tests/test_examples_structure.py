@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-from examples_runner import DATA, PNG_SIGNATURE, run_example
+from helpers.examples_runner import DATA, PNG_SIGNATURE, run_example
+from helpers.tolerances import assert_close
 from scipy.stats import multivariate_normal
-from tolerances import assert_close
 
 BUDGETS = {"probabilistic_pca": 110, "gaussian_process": 50, "kalman_smoothing": 60}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"

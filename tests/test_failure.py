@@ -12,12 +12,12 @@ from mxfusion_mvn.checks.failure import FLOORS, JITTERS, can_be_factored, factor
 
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from host import nd
+from helpers import oracles
+from helpers.host import nd
+from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.inference import MAP, GradBasedInference
-from tolerances import assert_close
 
 ACTIONS = ["raise", "jitter", "project"]
 REPAIRS = ["jitter", "project"]

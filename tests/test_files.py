@@ -20,16 +20,9 @@ import mxfusion.inference as host
 import networkx
 import numpy as np
 import pytest
-from host import nd
-from mxfusion import Model, Variable
-from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.distributions import Normal
-from mxfusion.components.variables import PositiveTransformation
-from mxfusion.components.variables.var_trans import Logistic, Softplus
-from mxfusion.inference import GradBasedInference
-from mxfusion.models import Posterior
-from runs import warned
-from saved_inferences import (
+from helpers.host import nd
+from helpers.runs import warned
+from helpers.saved_inferences import (
     DIM,
     KINDS,
     ROWS,
@@ -42,6 +35,13 @@ from saved_inferences import (
     with_map,
     with_own_posterior,
 )
+from mxfusion import Model, Variable
+from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.distributions import Normal
+from mxfusion.components.variables import PositiveTransformation
+from mxfusion.components.variables.var_trans import Logistic, Softplus
+from mxfusion.inference import GradBasedInference
+from mxfusion.models import Posterior
 
 
 def run(inference, rng, max_iter=3):

@@ -13,9 +13,9 @@ from mxfusion_mvn.compiler.tracing import tracing
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from test_simplify import traced
-from tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 F, internal, la = mx.nd, mx.nd._internal, mx.nd.linalg
 

@@ -12,10 +12,11 @@ from mxfusion_mvn.inference.results.arviz_data import to_arviz
 import matplotlib
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from conjugate import assert_moments, conjugate_model, exact_inference, exact_posterior
-from host import nd
+from helpers import oracles
+from helpers.conjugate import assert_moments, conjugate_model, exact_inference, exact_posterior
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import Normal
@@ -25,7 +26,6 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP as HostMAP
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.modules.gp_modules import GPRegression
-from tolerances import TOLERANCE, assert_close
 
 matplotlib.use("Agg")
 with warnings.catch_warnings():

@@ -15,10 +15,11 @@ from mxfusion_mvn.transformations import Positive
 import mxfusion.inference as host_inference
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from conjugate import assert_moments, conjugate_model, exact_posterior
-from host import nd
+from helpers import oracles
+from helpers.conjugate import assert_moments, conjugate_model, exact_posterior
+from helpers.host import nd
+from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components import distributions as host
@@ -26,7 +27,6 @@ from mxfusion.inference import GradBasedInference, StochasticVariationalInferenc
 from scipy import special, stats
 from scipy.linalg import helmert
 from scipy.optimize import minimize, minimize_scalar
-from tolerances import assert_close
 
 
 def roughly(algorithm, dtype="float64", begin=(), **data):

@@ -11,7 +11,7 @@ from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 

@@ -10,7 +10,9 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
+from helpers.runs import stopped
+from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import GaussianProcess, Normal
@@ -20,9 +22,7 @@ from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.inference import MAP, BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 from mxfusion.modules.gp_modules import SVGPRegression
-from runs import stopped
 from scipy.stats import multivariate_normal
-from tolerances import assert_close
 
 N, D = 60, 3
 COVARIANCE = np.array([[1.0, 0.5, 0.2], [0.5, 1.0, 0.3], [0.2, 0.3, 0.8]])

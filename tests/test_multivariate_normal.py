@@ -7,10 +7,10 @@ from mxfusion_mvn import MultivariateNormal, MultivariateNormalMeanPrecision
 
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from host import FixedNoise, declare, nd
-from tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
+from helpers import oracles
+from helpers.host import FixedNoise, declare, nd
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 FORMS = ["covariance", "precision", "scale_tril"]
 SIZES = [(1, 4), (4, 4), (3, 1), (5, 3)]  # (S, N); the host itself goes wrong where S equals N

@@ -16,7 +16,7 @@ import mxnet as mx
 import mxnet.ndarray.register as register
 import numpy as np
 import pytest
-from compiled_runs import (
+from helpers.compiled_runs import (
     DATA,
     ROWS,
     assert_close_parameters,
@@ -26,7 +26,8 @@ from compiled_runs import (
     variational,
     vectors,
 )
-from host import nd
+from helpers.host import nd
+from helpers.runs import map_inference
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
@@ -37,7 +38,6 @@ from mxnet import autograd
 from mxnet.base import _LIB, check_call
 from mxnet.gluon import HybridBlock
 from mxnet.ndarray import NDArray
-from runs import map_inference
 
 
 def overridden(change):

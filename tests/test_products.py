@@ -9,9 +9,9 @@ from mxfusion_mvn.compiler.program import Program
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
+from helpers.tolerances import assert_close
 from test_simplify import traced
-from tolerances import assert_close
 
 LAYER, GEMM, SYRK = "FullyConnected", "_linalg_gemm2", "_linalg_syrk"
 gemm2, syrk = mx.nd.linalg.gemm2, mx.nd.linalg.syrk

@@ -10,10 +10,10 @@ from mxfusion_mvn.missing import PartlyObserved
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
+from helpers.tolerances import assert_close
 from mxfusion import Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
-from tolerances import assert_close
 
 KINDS = (
     "Real",

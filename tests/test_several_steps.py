@@ -15,11 +15,11 @@ from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, several_ste
 import mxnet as mx
 import numpy as np
 import pytest
-from compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
-from host import nd
+from helpers.compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
+from helpers.host import nd
+from helpers.runs import map_inference, stopped, variance_model
 from mxfusion import Model, Variable
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference
-from runs import map_inference, stopped, variance_model
 from test_simplify import traced
 
 BEFORE = 20

@@ -9,9 +9,9 @@ from mxfusion_mvn.compiler.tracing import tracing
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 from mxnet import autograd
-from tolerances import TOLERANCE, assert_close
 
 # Expressions of x (S, N, D), a row (1, 1, D), a column (1, N, 1), one number and a constant of the shape of x. All are
 # summed in a way that gives each entry a gradient of its own.

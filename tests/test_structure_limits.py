@@ -7,8 +7,8 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
-from tolerances import assert_close
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 DEPENDENT = np.repeat(np.array([[0.1], [-0.4], [2.0], [0.3]], "float32"), 2, axis=1)
 WIDE = np.array([[0.1, -0.4, 2.0], [0.3, 1.0, -0.7]], "float32")

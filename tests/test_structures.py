@@ -7,12 +7,12 @@ from mxfusion_mvn.structures import Cholesky, Dense, Diagonal, LowRank, Precisio
 import mpmath
 import mxnet as mx
 import numpy as np
-import oracles
 import pytest
-from cases import CASES
-from host import nd
+from helpers import oracles
+from helpers.host import nd
+from helpers.structure_cases import CASES
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from scipy.stats import multivariate_normal
-from tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 KEPT = {
     "cholesky": (Cholesky, Cholesky),

@@ -9,7 +9,7 @@ from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
 import mxnet as mx
 import numpy as np
 import pytest
-from host import nd
+from helpers.host import nd
 from mxnet import autograd
 
 Dense, Precision, Cholesky, Diagonal = structures.Dense, structures.Precision, structures.Cholesky, structures.Diagonal

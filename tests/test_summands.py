@@ -9,8 +9,8 @@ from mxfusion_mvn.inference import BatchLoop, CompiledLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from compiled_runs import assert_close_parameters, fitted
-from host import nd
+from helpers.compiled_runs import assert_close_parameters, fitted
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.inference import MAP
 from mxfusion.models.factor_graph import FactorGraph

@@ -12,7 +12,7 @@ from mxfusion_mvn.testing import check_multivariate_normal, check_structure
 import mxnet as mx
 import numpy as np
 import pytest
-from cases import CASES
+from helpers.structure_cases import CASES
 from mxfusion.components import distributions as host
 
 

@@ -11,8 +11,8 @@ from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from compiled_runs import fitted, variational
-from host import nd
+from helpers.compiled_runs import fitted, variational
+from helpers.host import nd
 from mxnet.base import _LIB
 from test_simplify import traced
 

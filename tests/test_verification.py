@@ -18,9 +18,9 @@ from mxfusion_mvn.inference.loops.verification import Runs
 import mxnet as mx
 import numpy as np
 import pytest
-from along_the_run import fix_averages
-from compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
-from host import nd
+from helpers.along_the_run import fix_averages
+from helpers.compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
+from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.components.functions import MXFusionGluonFunction

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 DATA = EXAMPLES / "data"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

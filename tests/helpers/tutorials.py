@@ -7,11 +7,11 @@ Each function takes a dtype and returns a :class:`Tutorial`.
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxfusion_mvn  # noqa: F401  (makes MXNet importable)
+from helpers.host import nd
 
 import mxfusion.components.distributions as host
 import mxnet as mx
 import numpy as np
-from host import nd
 from mxfusion import Model, Posterior, Variable
 from mxfusion.components.distributions.gp.kernels import RBF
 from mxfusion.components.functions import MXFusionGluonFunction

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inferences over small models, one of each kind that is saved."""
 
+from helpers.host import nd
 from mxfusion_mvn import InverseWishart, MultivariateNormal
 from mxfusion_mvn.inference import (
     MAP,
@@ -13,7 +14,6 @@ from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import mxfusion.inference as host
 import numpy as np
-from host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions.gp.kernels import RBF
 from mxfusion.components.variables import PositiveTransformation

@@ -6,13 +6,13 @@ but for those of a Gaussian process.
 """
 
 import mxfusion_mvn as mvn
+from helpers.host import nd
 from mxfusion_mvn.functions import scale_rows
 from mxfusion_mvn.inference import create_Gaussian_fullrank
 from mxfusion_mvn.transformations import CorrelationCholesky, Positive, PositiveDefinite
 
 import mxnet as mx
 import numpy as np
-from host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.components.distributions.gp.kernels import RBF

@@ -3,12 +3,12 @@
 
 from typing import Any, NamedTuple
 
+from helpers.host import nd
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx
 import numpy as np
-from host import nd
 from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior

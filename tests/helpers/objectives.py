@@ -5,12 +5,12 @@ Each function returns an algorithm and its data, a dict from name to NumPy array
 """
 
 import mxfusion_mvn as mvn
+from helpers.host import nd
 from mxfusion_mvn import inference as ours
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
 
 import mxnet as mx
 import numpy as np
-from host import nd
 from mxfusion import Model, Variable
 from mxfusion.components import distributions as host
 from mxfusion.components.distributions.gp.kernels import RBF

@@ -5,12 +5,12 @@ import contextlib
 import warnings
 from pathlib import Path
 
+from helpers.host import nd
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import numpy as np
-from host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.inference import MAP, GradBasedInference

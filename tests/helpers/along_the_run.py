@@ -10,10 +10,10 @@ import warnings
 from typing import NamedTuple, Optional
 
 import mxfusion_mvn.inference as ours
+from helpers.host import nd
 
 import mxnet as mx
 import numpy as np
-from host import nd
 from mxfusion.inference import GradBasedInference
 
 BOUND = {"float32": 1e-5, "float64": 1e-10}

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What several files of tests share: models, data, tables of cases, oracles and comparisons."""
