@@ -14,6 +14,7 @@ from mxfusion_mvn import Gaussian, __version__
 
 import mxnet as mx
 import numpy as np
+
 from helpers.fifty_digits import DRAWS, FORMS, inputs, log_pdf, relative_error
 
 CONDITIONS = {"float32": 10.0 ** np.arange(0, 7, 2), "float64": 10.0 ** np.arange(0, 15, 2)}

@@ -6,6 +6,7 @@ from mxfusion_mvn import Gaussian
 import mxnet as mx
 import numpy as np
 import pytest
+
 from helpers import oracles
 from helpers.fifty_digits import DRAWS, FORMS, inputs, log_pdf, relative_error
 

@@ -13,10 +13,11 @@ import mxfusion.common.config
 import mxnet as mx
 import numpy as np
 import pytest
+from mxfusion.inference import GradBasedInference
+
 from helpers import objectives, sized_models
 from helpers.along_the_run import assert_same, distance, run
 from helpers.examples_runner import EXAMPLES
-from mxfusion.inference import GradBasedInference
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 BATCH = CompiledLoop, BatchLoop

@@ -11,10 +11,11 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference
+
+from helpers.host import nd
 
 ROWS = 137
 LOOPS = {

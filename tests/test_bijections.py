@@ -19,14 +19,15 @@ from mxfusion_mvn.bijections import (
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import nd
-from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from scipy import special, stats
 from scipy.linalg import helmert
+
+from helpers import oracles
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 
 BOUNDS = np.array([-1.0, 2.5])
 

@@ -21,11 +21,12 @@ from mxfusion_mvn.transformations import PositiveDefinite
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import MAP as HostMAP
 from mxfusion.inference import BatchInferenceLoop, StochasticVariationalInference
+
+from helpers.host import nd
 
 ROWS = 40
 X = np.random.default_rng(0).multivariate_normal([1, 2, 3], [[2, 0.5, 0], [0.5, 1, 0.2], [0, 0.2, 0.5]], size=ROWS)

@@ -13,14 +13,15 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
-from helpers.host import nd
-from helpers.runs import map_inference, parameters, stopped, variance_model
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import Normal
 from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
+
+from helpers.compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
+from helpers.host import nd
+from helpers.runs import map_inference, parameters, stopped, variance_model
 
 # The host's parameters
 

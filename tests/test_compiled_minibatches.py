@@ -9,12 +9,13 @@ from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
-from helpers.host import nd
-from helpers.runs import map_inference, parameters, stopped, variance_model
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
+
+from helpers.compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
+from helpers.host import nd
+from helpers.runs import map_inference, parameters, stopped, variance_model
 
 
 @pytest.mark.parametrize("create", [variational, vectors])

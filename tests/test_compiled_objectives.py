@@ -9,9 +9,10 @@ from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
 import mxnet as mx
 import numpy as np
 import pytest
+from mxfusion.inference import BatchInferenceLoop, GradBasedInference
+
 from helpers import objectives
 from helpers.host import nd
-from mxfusion.inference import BatchInferenceLoop, GradBasedInference
 
 STEPS = 8
 

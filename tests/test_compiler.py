@@ -20,11 +20,13 @@ from mxfusion_mvn.compiler.symbols import check
 import mxnet as mx
 import numpy as np
 import pytest
+
+from helpers.expressions import EXPRESSIONS, SHAPES, weighted
+from helpers.gradient_cases import CASES, arguments
+from helpers.gradient_cases import SHAPES as CASE_SHAPES
 from helpers.host import nd
-from test_gradients import CASES, arguments
-from test_gradients import SHAPES as CASE_SHAPES
-from test_products import PRODUCTS
-from test_simplify import EXPRESSIONS, SHAPES, _weighted, traced
+from helpers.products import PRODUCTS
+from helpers.tracing import traced
 
 FOLDER = Path(mxfusion_mvn.compiler.__file__).parent
 
@@ -230,7 +232,7 @@ def test_every_rule_fires(rng, monkeypatch):
     arrays = {key: value.astype("float32") for key, value in arrays.items()}
     constant = nd(rng.normal(size=shape), "float32")
     graphs += [
-        traced(lambda e=e: _weighted(e(*arrays.values(), constant), weights), arrays)[1]  # noqa: B023
+        traced(lambda e=e: weighted(e(*arrays.values(), constant), weights), arrays)[1]  # noqa: B023
         for e in EXPRESSIONS.values()
     ]
     parameters, constants = arguments(rng, CASE_SHAPES[1], "float32")
@@ -247,7 +249,7 @@ def test_every_rule_fires(rng, monkeypatch):
 
 def _weighted_cases(values, weights):
     values = values if isinstance(values, list) else [values]
-    return sum(_weighted(value, weights) for value in values)
+    return sum(weighted(value, weights) for value in values)
 
 
 # The house rules of the room

@@ -14,13 +14,14 @@ from mxfusion_mvn.inference import MAP, LaplaceApproximation, create_Gaussian_fu
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.fitting import fit, last_losses
-from helpers.host import nd
 from mxfusion import Model
 from mxfusion.components import distributions as host
 from mxfusion.inference import StochasticVariationalInference
 from scipy import special, stats
 from scipy.optimize import minimize
+
+from helpers.fitting import fit, last_losses
+from helpers.host import nd
 
 ROWS = 50
 SCALE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.7]])

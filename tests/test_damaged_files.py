@@ -8,36 +8,17 @@ import os
 import threading
 import zipfile
 
-from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.results.files import load, save
 
-import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from mxfusion import Model, Variable
+from mxfusion import Model
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.inference import GradBasedInference
+
+from helpers.damaged_files import entries_of, inference_of, refusal_of, value_of, write
 
 PARAMETERS, CONSTANTS, SIZES = "mxnet_parameters.npz", "mxnet_constants.npz", "variable_constants.json"
-
-
-def inference_of(covariance=1.0, mean=0.0, rows=5):
-    """X ~ N(m, covariance), whose parameter m has the given value."""
-    model = Model()
-    model.N = Variable()
-    model.m = Variable(shape=(2,), initial_value=nd(np.full(2, mean), "float32"))
-    covariance = nd(covariance * np.eye(2), "float32")
-    model.X = MultivariateNormal(mean=model.m, covariance=covariance, shape=(model.N, 2))
-    inference = GradBasedInference(host.MAP(model, [model.X]), grad_loop=BatchLoop())
-    inference.initialize(X=(rows, 2))
-    return inference
-
-
-def value_of(inference):
-    return inference.params[inference.inference_algorithm.model.m].asnumpy()
 
 
 def npz(arrays):
@@ -60,17 +41,6 @@ def announced(shape, dtype="<f4"):
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("m.npy", array.getvalue() + bytes(8))
     return buffer.getvalue()
-
-
-def entries_of(file):
-    with zipfile.ZipFile(file) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write(file, entries):
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in entries.items():
-            archive.writestr(name, content)
 
 
 def arrays_of(content):
@@ -156,15 +126,6 @@ def damaged(content, rng):
     else:
         del copy[start:]
     return bytes(copy)
-
-
-def refusal_of(inference, file):
-    """The message of our error, or None where the file is loaded."""
-    try:
-        load(inference, file)
-    except InferenceError as error:
-        return str(error)
-    return None
 
 
 def test_a_damaged_file_loads_right_or_is_refused(file, rng):

@@ -24,12 +24,13 @@ import mxnet as mx
 import numpy as np
 import pandas as pd
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.functions.operators import exp
 from mxfusion.components.variables import VariableType
 from scipy.stats import multivariate_normal
+
+from helpers.host import nd
 
 ROWS = np.random.default_rng(0).poisson(7, size=(20, 3)).astype("float32")
 LOOPS = {

@@ -22,11 +22,12 @@ from mxfusion_mvn.inference import (
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import MAP as HostMAP
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
+
+from helpers.host import nd
 
 N = 20
 X = np.random.default_rng(0).normal(size=(N, 2))

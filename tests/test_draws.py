@@ -13,10 +13,6 @@ import mxfusion.inference as host_inference
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.conjugate import assert_moments, exact_inference
-from helpers.host import nd
-from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components import distributions as host
@@ -25,6 +21,11 @@ from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, MinibatchInferenceLoop, StochasticVariationalInference
 from mxfusion.models import Posterior
 from scipy.stats import beta, gamma, multivariate_normal, norm
+
+from helpers import oracles
+from helpers.conjugate import assert_moments, exact_inference
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 
 
 def initialised(model, observed, shapes, num_samples=2):

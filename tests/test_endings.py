@@ -14,11 +14,12 @@ from mxfusion_mvn.inference.loops.record import trend
 
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import map_inference, parameters, stopped
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+
+from helpers.host import nd
+from helpers.runs import map_inference, parameters, stopped
 
 LOOPS = {
     "batch": BatchLoop,

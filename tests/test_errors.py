@@ -7,11 +7,12 @@ from mxfusion_mvn.transformations import LowerCholesky
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
+
+from helpers.host import nd
 
 EYE = np.eye(3)
 ASYMMETRIC = EYE + np.triu(np.ones((3, 3)), 1)

@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy.linalg import solve_discrete_are
+
 from helpers.examples_runner import DATA, EXAMPLES, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
-from scipy.linalg import solve_discrete_are
 
 
 def run_quickstart(folder, *arguments):

@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
+
 from helpers.examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
-from scipy.stats import multivariate_normal
 
 BUDGETS = {"bayesian_linear_regression": 200, "random_effects": 100}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"

@@ -6,9 +6,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy import stats
+
 from helpers.examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
-from scipy import stats
 
 NAMES = ["missing_data", "mixture", "robust_returns"]
 

@@ -5,9 +5,10 @@ import re
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
+
 from helpers.examples_runner import DATA, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
-from scipy.stats import multivariate_normal
 
 BUDGETS = {"probabilistic_pca": 110, "gaussian_process": 50, "kalman_smoothing": 60}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"

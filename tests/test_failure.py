@@ -13,11 +13,12 @@ from mxfusion_mvn.checks.failure import FLOORS, JITTERS, can_be_factored, factor
 import mxnet as mx
 import numpy as np
 import pytest
+from mxfusion import Model, Variable
+from mxfusion.inference import MAP, GradBasedInference
+
 from helpers import oracles
 from helpers.host import nd
 from helpers.tolerances import assert_close
-from mxfusion import Model, Variable
-from mxfusion.inference import MAP, GradBasedInference
 
 ACTIONS = ["raise", "jitter", "project"]
 REPAIRS = ["jitter", "project"]

@@ -23,10 +23,6 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import FixedNoise, declare, nd
-from helpers.structure_cases import kron
-from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
@@ -34,6 +30,11 @@ from mxfusion.models import Posterior
 from scipy.special import logsumexp
 from scipy.stats import kstest, multivariate_t, norm
 from scipy.stats import t as student_t
+
+from helpers import oracles
+from helpers.host import FixedNoise, declare, nd
+from helpers.structure_cases import kron
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 SIZES = [(1, 4), (4, 4), (3, 1), (5, 3)]  # (S, N)
 ROWS, COLUMNS = 2, 3

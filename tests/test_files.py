@@ -20,6 +20,14 @@ import mxfusion.inference as host
 import networkx
 import numpy as np
 import pytest
+from mxfusion import Model, Variable
+from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.distributions import Normal
+from mxfusion.components.variables import PositiveTransformation
+from mxfusion.components.variables.var_trans import Logistic, Softplus
+from mxfusion.inference import GradBasedInference
+from mxfusion.models import Posterior
+
 from helpers.host import nd
 from helpers.runs import warned
 from helpers.saved_inferences import (
@@ -35,13 +43,6 @@ from helpers.saved_inferences import (
     with_map,
     with_own_posterior,
 )
-from mxfusion import Model, Variable
-from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.distributions import Normal
-from mxfusion.components.variables import PositiveTransformation
-from mxfusion.components.variables.var_trans import Logistic, Softplus
-from mxfusion.inference import GradBasedInference
-from mxfusion.models import Posterior
 
 
 def run(inference, rng, max_iter=3):

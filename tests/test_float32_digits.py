@@ -7,9 +7,10 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd
+
 from helpers.host import nd
 from helpers.tolerances import assert_close
-from mxnet import autograd
 
 DIGITS = {"float32": 1e-5, "float64": 1e-6}
 D = 5

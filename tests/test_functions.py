@@ -11,13 +11,14 @@ from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import nd
-from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+
+from helpers import oracles
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 
 # Samples of the design and of the weights, and the number of observations; with as many samples as observations, a
 # sample axis taken for another would go unnoticed elsewhere.

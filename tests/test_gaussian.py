@@ -9,12 +9,13 @@ from mxfusion_mvn import gaussian as functions
 import mxnet as mx
 import numpy as np
 import pytest
+from scipy.stats import chi2
+
 from helpers import oracles
 from helpers.dense_gaussian import DenseGaussian
 from helpers.host import nd
 from helpers.structure_cases import CASES, LOW_RANK, REGULAR
 from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
-from scipy.stats import chi2
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*input to HybridBlock is not used:UserWarning")
 

@@ -5,12 +5,13 @@ from mxfusion_mvn import Gaussian
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
 from helpers import oracles
 from helpers.host import nd
 from helpers.structure_cases import CASES, REGULAR
 from helpers.tolerances import TOLERANCE, assert_close
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
 
 # The same examples in every run; no deadline, for other work on the machine would make it fail.
 EXAMPLES = settings(max_examples=12, deadline=None, derandomize=True)

@@ -9,10 +9,11 @@ from mxfusion_mvn.gluon import MultivariateNormalHead
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from mxnet import autograd, gluon
 from mxnet.gluon import HybridBlock, nn
+
+from helpers import oracles
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 FEATURES = 4
 LEADING = [(), (1,), (5,), (5, 3)]

@@ -11,9 +11,6 @@ from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
@@ -27,6 +24,10 @@ from mxfusion.inference import (
     VariationalPosteriorForwardSampling,
 )
 from mxfusion.models import Posterior
+
+from helpers import oracles
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 DATA = Path(__file__).parent.parent / "examples" / "data"
 FORMS = ["covariance", "precision", "scale_tril"]

@@ -13,10 +13,6 @@ import matplotlib
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.conjugate import assert_moments, conjugate_model, exact_inference, exact_posterior
-from helpers.host import nd
-from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import Normal
@@ -26,6 +22,11 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP as HostMAP
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.modules.gp_modules import GPRegression
+
+from helpers import oracles
+from helpers.conjugate import assert_moments, conjugate_model, exact_inference, exact_posterior
+from helpers.host import nd
+from helpers.tolerances import TOLERANCE, assert_close
 
 matplotlib.use("Agg")
 with warnings.catch_warnings():

@@ -15,10 +15,11 @@ from mxfusion_mvn.inference.variational import gaussians
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Model
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 RATES = (0.05, 0.01, 0.002)
 

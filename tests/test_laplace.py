@@ -16,10 +16,6 @@ import mxfusion.inference as host_inference
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.conjugate import assert_moments, conjugate_model, exact_posterior
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components import distributions as host
@@ -27,6 +23,11 @@ from mxfusion.inference import GradBasedInference, StochasticVariationalInferenc
 from scipy import special, stats
 from scipy.linalg import helmert
 from scipy.optimize import minimize, minimize_scalar
+
+from helpers import oracles
+from helpers.conjugate import assert_moments, conjugate_model, exact_posterior
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 
 def roughly(algorithm, dtype="float64", begin=(), **data):

@@ -12,13 +12,14 @@ from mxfusion_mvn.transformations import LowerCholesky
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import ROWS, assert_same_parameters, learned_model, map_inference, parameters, variance_model
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import MAP, BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
+
+from helpers.host import nd
+from helpers.runs import ROWS, assert_same_parameters, learned_model, map_inference, parameters, variance_model
+from helpers.tolerances import assert_close
 
 
 def map_algorithm(dtype="float32"):

@@ -11,11 +11,6 @@ import mxfusion.inference as host_inference
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.fitting import fit
-from helpers.host import nd
-from helpers.runs import warned
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
@@ -23,6 +18,12 @@ from mxfusion.inference import GradBasedInference, MinibatchInferenceLoop, Varia
 from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
+
+from helpers import oracles
+from helpers.fitting import fit
+from helpers.host import nd
+from helpers.runs import warned
+from helpers.tolerances import assert_close
 
 SCALE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.7]])
 

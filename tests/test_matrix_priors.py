@@ -23,9 +23,6 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import FixedNoise, declare, nd
-from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.inference import MAP, GradBasedInference, Inference, StochasticVariationalInference
@@ -33,6 +30,10 @@ from mxfusion.inference.forward_sampling import ForwardSamplingAlgorithm
 from mxfusion.models import Posterior
 from scipy import special, stats
 from scipy.optimize import minimize_scalar
+
+from helpers import oracles
+from helpers.host import FixedNoise, declare, nd
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 SIZES = [(1, 4), (4, 4), (3, 1), (5, 3)]  # (S, N)
 DIMENSIONS = [1, 2, 4]

@@ -11,9 +11,10 @@ from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+
+from helpers.host import nd
 
 ROWS, BATCH, SAMPLES, DIM = 100, 12, 8, 40
 MATRICES = {

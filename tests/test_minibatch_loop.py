@@ -10,9 +10,6 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import stopped
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import GaussianProcess, Normal
@@ -23,6 +20,10 @@ from mxfusion.inference import MAP, BatchInferenceLoop, GradBasedInference, Stoc
 from mxfusion.models import Posterior
 from mxfusion.modules.gp_modules import SVGPRegression
 from scipy.stats import multivariate_normal
+
+from helpers.host import nd
+from helpers.runs import stopped
+from helpers.tolerances import assert_close
 
 N, D = 60, 3
 COVARIANCE = np.array([[1.0, 0.5, 0.2], [0.5, 1.0, 0.3], [0.2, 0.3, 0.8]])

@@ -9,13 +9,14 @@ from mxfusion_mvn.transformations import PositiveDefinite
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import declare, nd
-from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import MAP, GradBasedInference, MinibatchInferenceLoop
 from scipy.stats import multivariate_normal
+
+from helpers import oracles
+from helpers.host import declare, nd
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 DIM = 4
 EXACT = {"rtol": 1e-10, "atol": 1e-10}

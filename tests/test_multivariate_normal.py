@@ -8,6 +8,7 @@ from mxfusion_mvn import MultivariateNormal, MultivariateNormalMeanPrecision
 import mxnet as mx
 import numpy as np
 import pytest
+
 from helpers import oracles
 from helpers.host import FixedNoise, declare, nd
 from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close

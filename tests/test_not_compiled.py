@@ -16,6 +16,17 @@ import mxnet as mx
 import mxnet.ndarray.register as register
 import numpy as np
 import pytest
+from mxfusion import Model, Variable
+from mxfusion.components.distributions import Normal
+from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
+from mxfusion.components.functions import MXFusionFunction
+from mxfusion.components.functions.operators import broadcast_to
+from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
+from mxnet import autograd
+from mxnet.base import _LIB, check_call
+from mxnet.gluon import HybridBlock
+from mxnet.ndarray import NDArray
+
 from helpers.compiled_runs import (
     DATA,
     ROWS,
@@ -28,16 +39,6 @@ from helpers.compiled_runs import (
 )
 from helpers.host import nd
 from helpers.runs import map_inference
-from mxfusion import Model, Variable
-from mxfusion.components.distributions import Normal
-from mxfusion.components.distributions.random_gen import MXNetRandomGenerator
-from mxfusion.components.functions import MXFusionFunction
-from mxfusion.components.functions.operators import broadcast_to
-from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
-from mxnet import autograd
-from mxnet.base import _LIB, check_call
-from mxnet.gluon import HybridBlock
-from mxnet.ndarray import NDArray
 
 
 def overridden(change):

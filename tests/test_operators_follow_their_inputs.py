@@ -17,9 +17,10 @@ from mxfusion_mvn.compiler.symbols import call
 import mxnet as mx
 import numpy as np
 import pytest
+from scipy import special
+
 from helpers.host import nd
 from helpers.tolerances import assert_close
-from scipy import special
 
 RUNS = 5
 TOLERANCE = {"float32": 5e-5, "float64": 1e-10}  # relative to the largest number

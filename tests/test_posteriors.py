@@ -20,11 +20,6 @@ from mxfusion_mvn.transformations import PositiveDefinite
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.conjugate import assert_moments, conjugate_model, exact_posterior
-from helpers.fitting import fit, last_losses
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components import distributions as host
@@ -36,6 +31,12 @@ from mxfusion.inference import (
     VariationalPosteriorForwardSampling,
 )
 from scipy import stats
+
+from helpers import oracles
+from helpers.conjugate import assert_moments, conjugate_model, exact_posterior
+from helpers.fitting import fit, last_losses
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 # A model with a latent variable of every kind, some with batch axes, and posteriors at random parameters
 

@@ -10,10 +10,11 @@ from mxfusion_mvn.missing import PartlyObserved
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Variable
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
+
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 KINDS = (
     "Real",

@@ -15,12 +15,13 @@ from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, several_ste
 import mxnet as mx
 import numpy as np
 import pytest
+from mxfusion import Model, Variable
+from mxfusion.inference import BatchInferenceLoop, GradBasedInference
+
 from helpers.compiled_runs import DATA, ROWS, assert_close_parameters, fitted, variational, vectors
 from helpers.host import nd
 from helpers.runs import map_inference, stopped, variance_model
-from mxfusion import Model, Variable
-from mxfusion.inference import BatchInferenceLoop, GradBasedInference
-from test_simplify import traced
+from helpers.tracing import traced
 
 BEFORE = 20
 ATOL = {"float32": 2e-6, "float64": 1e-12}

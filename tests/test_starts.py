@@ -31,16 +31,17 @@ import mxfusion.inference as host_inference
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.conjugate import exact_posterior
-from helpers.host import nd
-from helpers.runs import warned
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from scipy import stats
+
+from helpers.conjugate import exact_posterior
+from helpers.host import nd
+from helpers.runs import warned
+from helpers.tolerances import assert_close
 
 SCALE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.7]])
 FACTOR = np.linalg.cholesky(SCALE)

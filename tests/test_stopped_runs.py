@@ -19,9 +19,6 @@ from mxfusion_mvn.inference.loops.imperative import BatchLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import ROWS, assert_same_parameters, map_inference, parameters, stopped, variance_model
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import MultivariateNormal as HostMultivariateNormal
@@ -29,6 +26,10 @@ from mxfusion.components.distributions import Normal
 from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
+
+from helpers.host import nd
+from helpers.runs import ROWS, assert_same_parameters, map_inference, parameters, stopped, variance_model
+from helpers.tolerances import assert_close
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
+
 from helpers.host import nd
 from helpers.tolerances import assert_close
 

@@ -8,11 +8,12 @@ import mpmath
 import mxnet as mx
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
+
 from helpers import oracles
 from helpers.host import nd
 from helpers.structure_cases import CASES
 from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
-from scipy.stats import multivariate_normal
 
 KEPT = {
     "cholesky": (Cholesky, Cholesky),

@@ -9,8 +9,9 @@ from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
 from mxnet import autograd
+
+from helpers.host import nd
 
 Dense, Precision, Cholesky, Diagonal = structures.Dense, structures.Precision, structures.Cholesky, structures.Diagonal
 LowRank, ScaledCorrelation, Singular = structures.LowRank, structures.ScaledCorrelation, structures.Singular

@@ -9,11 +9,12 @@ from mxfusion_mvn.inference import BatchLoop, CompiledLoop
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.compiled_runs import assert_close_parameters, fitted
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.inference import MAP
 from mxfusion.models.factor_graph import FactorGraph
+
+from helpers.compiled_runs import assert_close_parameters, fitted
+from helpers.host import nd
 
 DATA = np.random.RandomState(0).normal(size=(30, 3)) + [1.0, 0.0, -1.0]
 WEIGHTS = np.linspace(0.1, 2.0, 30)

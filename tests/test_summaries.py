@@ -10,9 +10,6 @@ import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.conjugate import conjugate_model, exact_inference
-from helpers.host import nd
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.distributions import Gamma, Normal
@@ -21,6 +18,10 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.modules.gp_modules import GPRegression
 from scipy.stats import norm
+
+from helpers.conjugate import conjugate_model, exact_inference
+from helpers.host import nd
+from helpers.tolerances import assert_close
 
 
 def scales_model(covariance=None):

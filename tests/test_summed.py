@@ -20,12 +20,13 @@ from mxfusion_mvn.totals.summed import is_constant, reading
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers import oracles
-from helpers.host import declare, nd
-from helpers.tolerances import TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference
 from mxnet import autograd
+
+from helpers import oracles
+from helpers.host import declare, nd
+from helpers.tolerances import TOLERANCE, assert_close
 
 FORMS = ("covariance", "precision", "scale_tril")
 SAME = {"rtol": 1e-10, "atol": 1e-10}

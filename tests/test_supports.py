@@ -25,14 +25,15 @@ from mxfusion_mvn.inference import (
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import warned
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.distributions.gp.kernels import RBF
 from mxfusion.inference import GradBasedInference
 from mxfusion.modules.gp_modules import GPRegression
+
+from helpers.host import nd
+from helpers.runs import warned
 
 ONE, TWO = nd([1.0], "float32"), nd([1.0, 2.0], "float32")
 

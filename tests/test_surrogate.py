@@ -10,10 +10,11 @@ from mxfusion_mvn.totals.summed import reading, total_log_pdf
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet import autograd
+
 from helpers import oracles
 from helpers.host import nd
 from helpers.tolerances import TOLERANCE, assert_close
-from mxnet import autograd
 
 FORMS = ("covariance", "precision", "scale_tril")
 # Leading axes of x, mean and matrix.

@@ -12,8 +12,9 @@ from mxfusion_mvn.testing import check_multivariate_normal, check_structure
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.structure_cases import CASES
 from mxfusion.components import distributions as host
+
+from helpers.structure_cases import CASES
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -11,10 +11,11 @@ from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 import mxnet as mx
 import numpy as np
 import pytest
+from mxnet.base import _LIB
+
 from helpers.compiled_runs import fitted, variational
 from helpers.host import nd
-from mxnet.base import _LIB
-from test_simplify import traced
+from helpers.tracing import traced
 
 CPU = mx.cpu()
 

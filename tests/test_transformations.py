@@ -18,12 +18,13 @@ from mxfusion_mvn.transformations import (
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components.distributions import MultivariateNormal as HostMultivariateNormal
 from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, GradBasedInference
+
+from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
 
 TRANSFORMATIONS = {t.__name__: t for t in (Positive, LowerCholesky, PositiveDefinite, CorrelationCholesky)}
 MATRIX_TRANSFORMATIONS = {"LowerCholesky": LowerCholesky, "PositiveDefinite": PositiveDefinite}

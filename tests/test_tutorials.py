@@ -7,10 +7,11 @@ from mxfusion_mvn.inference import CompiledLoop, CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops.batches import Batches, _seed
 
 import pytest
-from helpers import tutorials
-from helpers.along_the_run import assert_same
 from mxfusion.inference import BatchInferenceLoop, MinibatchInferenceLoop
 from mxnet.gluon.data import ArrayDataset, DataLoader
+
+from helpers import tutorials
+from helpers.along_the_run import assert_same
 
 STEPS = 60
 TUTORIALS = [

@@ -13,13 +13,14 @@ from mxfusion_mvn.inference.loops.states import for_one_run
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.host import nd
-from helpers.runs import map_inference, parameters
-from helpers.tolerances import assert_close
 from mxfusion import Model, Variable
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.inference import GradBasedInference
 from scipy.stats import multivariate_normal
+
+from helpers.host import nd
+from helpers.runs import map_inference, parameters
+from helpers.tolerances import assert_close
 
 LOOPS = {
     "batch": BatchLoop,

@@ -18,14 +18,15 @@ from mxfusion_mvn.inference.loops.verification import Runs
 import mxnet as mx
 import numpy as np
 import pytest
-from helpers.along_the_run import fix_averages
-from helpers.compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
-from helpers.host import nd
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxnet import autograd
+
+from helpers.along_the_run import fix_averages
+from helpers.compiled_runs import ROWS, assert_close_parameters, fitted, not_compiled, variational, vectors
+from helpers.host import nd
 
 FOUND = "the objective has changed since it was compiled, or the program is wrong"
 ATOL = {"float32": 1e-5, "float64": 1e-10}

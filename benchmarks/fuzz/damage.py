@@ -9,7 +9,8 @@ from mxfusion_mvn.inference import save
 
 import mxnet as mx
 import numpy as np
-from test_damaged_files import entries_of, inference_of, refusal_of, value_of, write
+
+from helpers.damaged_files import entries_of, inference_of, refusal_of, value_of, write
 
 REPLACEMENTS = (None, True, -1, 0, 1.5, 1e300, "", "x", [], [None], {}, {"a": 1})
 

@@ -12,12 +12,13 @@ from mxfusion_mvn import Gaussian, bijections, structures
 import mxnet as mx
 import numpy as np
 import test_bijections
-from helpers.dense_gaussian import DenseGaussian
-from helpers.oracles import TO_COVARIANCE
-from helpers.oracles import log_pdf as normal
 from scipy import special, stats
 from test_matrix_priors import lkj_log_pdf
 from test_transformations import expected_transform
+
+from helpers.dense_gaussian import DenseGaussian
+from helpers.oracles import TO_COVARIANCE
+from helpers.oracles import log_pdf as normal
 
 ROUNDINGS = 200
 FORMS = {

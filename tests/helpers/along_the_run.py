@@ -10,11 +10,12 @@ import warnings
 from typing import NamedTuple, Optional
 
 import mxfusion_mvn.inference as ours
-from helpers.host import nd
 
 import mxnet as mx
 import numpy as np
 from mxfusion.inference import GradBasedInference
+
+from helpers.host import nd
 
 BOUND = {"float32": 1e-5, "float64": 1e-10}
 SENSITIVITY = 20

@@ -5,8 +5,6 @@ import contextlib
 import warnings
 from pathlib import Path
 
-from helpers.host import nd
-from helpers.runs import parameters
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
@@ -21,6 +19,9 @@ from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
+
+from helpers.host import nd
+from helpers.runs import parameters
 
 DATA = np.random.RandomState(3).normal(1.0, 2.0, size=(24, 1))
 ROWS = np.random.RandomState(4).normal(size=(26, 2))

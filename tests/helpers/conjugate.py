@@ -3,7 +3,6 @@
 
 from typing import Any, NamedTuple
 
-from helpers.host import nd
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.transformations import LowerCholesky
 
@@ -13,6 +12,8 @@ from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 from scipy.stats import multivariate_normal
+
+from helpers.host import nd
 
 
 class Exact(NamedTuple):

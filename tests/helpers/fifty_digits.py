@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The log pdf of a Gaussian to 50 digits by mpmath, and inputs of a given condition number to try it on."""
 
-from helpers.oracles import random_spd, symmetric
-
 import mpmath
 import numpy as np
+
+from helpers.oracles import random_spd, symmetric
 
 FORMS = ("covariance", "precision", "scale_tril")
 # From the law: x = mean + L noise, whose terms in the exponent are all of size 1. Generic: x = mean + noise, which the

@@ -5,7 +5,6 @@ Each function returns an algorithm and its data, a dict from name to NumPy array
 """
 
 import mxfusion_mvn as mvn
-from helpers.host import nd
 from mxfusion_mvn import inference as ours
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
 
@@ -26,6 +25,8 @@ from mxfusion.inference import (
 )
 from mxfusion.models import Posterior
 from mxfusion.modules.gp_modules import GPRegression, SparseGPRegression, SVGPRegression
+
+from helpers.host import nd
 
 N = 12
 RANDOM = np.random.RandomState(8)

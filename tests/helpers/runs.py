@@ -5,7 +5,6 @@ import contextlib
 import warnings
 from pathlib import Path
 
-from helpers.host import nd
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
 from mxfusion_mvn.transformations import PositiveDefinite
@@ -14,6 +13,8 @@ import numpy as np
 from mxfusion import Model, Variable
 from mxfusion.components.distributions import Normal
 from mxfusion.inference import MAP, GradBasedInference
+
+from helpers.host import nd
 
 ROWS = np.linspace(-2.0, 2.0, 20)[:, None]
 

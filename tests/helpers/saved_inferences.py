@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inferences over small models, one of each kind that is saved."""
 
-from helpers.host import nd
 from mxfusion_mvn import InverseWishart, MultivariateNormal
 from mxfusion_mvn.inference import (
     MAP,
@@ -20,6 +19,8 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 from mxfusion.modules.gp_modules import GPRegression
+
+from helpers.host import nd
 
 ROWS, DIM = 6, 2
 

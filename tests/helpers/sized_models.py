@@ -6,7 +6,6 @@ but for those of a Gaussian process.
 """
 
 import mxfusion_mvn as mvn
-from helpers.host import nd
 from mxfusion_mvn.functions import scale_rows
 from mxfusion_mvn.inference import create_Gaussian_fullrank
 from mxfusion_mvn.transformations import CorrelationCholesky, Positive, PositiveDefinite
@@ -20,6 +19,8 @@ from mxfusion.components.functions import MXFusionGluonFunction
 from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, StochasticVariationalInference
 from mxfusion.modules.gp_modules import GPRegression
+
+from helpers.host import nd
 
 
 def free(value, dtype, transformation=None):

@@ -6,10 +6,11 @@ A new structure is one more row here, and every test of structures and of the Ga
 
 from typing import Callable, Dict, NamedTuple, Optional
 
-from helpers import oracles
 from mxfusion_mvn import structures
 
 import numpy as np
+
+from helpers import oracles
 
 LOW_RANK = 2
 

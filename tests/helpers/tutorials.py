@@ -7,7 +7,6 @@ Each function takes a dtype and returns a :class:`Tutorial`.
 from typing import Any, Callable, NamedTuple, Optional
 
 import mxfusion_mvn  # noqa: F401  (makes MXNet importable)
-from helpers.host import nd
 
 import mxfusion.components.distributions as host
 import mxnet as mx
@@ -20,6 +19,8 @@ from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP, StochasticVariationalInference, create_Gaussian_meanfield
 from mxfusion.modules.gp_modules import GPRegression, SparseGPRegression, SVGPRegression
 from mxnet.gluon import nn
+
+from helpers.host import nd
 
 ROWS = 64
 
