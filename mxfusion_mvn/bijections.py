@@ -22,9 +22,12 @@ Entries of factors are cut where they, or their squares, would overflow. Where e
 and shares and scales, which densities square, at e^-40. The Jacobians go on falling, so that no mass is left there.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 from abc import abstractmethod
+from typing import Sequence
 
 from mxfusion_mvn import checks, transformations
 from mxfusion_mvn.linalg import diagonal, outer_square, scale_rows, with_diagonal
@@ -33,6 +36,7 @@ from mxfusion_mvn.transformations import Transformation
 
 import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
+from mxfusion.components.variables import Variable
 from mxfusion.components.variables.var_trans import VariableTransformation
 from mxnet import nd
 from mxnet.symbol import Symbol
@@ -52,7 +56,7 @@ class Bijection(Transformation):
     shapes differ also ``event_axes``, ``_raw_size`` and ``_is_raw_size``.
     """
 
-    def raw_shape(self, shape):
+    def raw_shape(self, shape: Sequence[int | Variable]) -> tuple[int | Variable, ...]:
         """
         The shape of the raw array that leads to a value.
 
@@ -85,7 +89,7 @@ class Bijection(Transformation):
     def _raw_size(self, dim):
         return dim
 
-    def inverseTransform(self, out_var, F=None, dtype=None):
+    def inverseTransform(self, out_var: nd.NDArray | np.ndarray | float, F=None, dtype=None) -> nd.NDArray:
         """
         The raw array of a constrained one, such as an initial value.
 
@@ -102,7 +106,7 @@ class Bijection(Transformation):
             checks.refuse(self._argument, f"shape {shape}", "more than one entry", "Make it a constant.")
         return super().inverseTransform(out_var)
 
-    def log_det_jacobian(self, raw):
+    def log_det_jacobian(self, raw: nd.NDArray) -> nd.NDArray:
         """
         The log of the volume that a unit of raw volume is mapped to, in the coordinates the densities use.
 
@@ -179,7 +183,7 @@ class Interval(Bijection):
     :raises ModelSpecificationError: unless lower < upper, both finite.
     """
 
-    def __init__(self, lower=0.0, upper=1.0):
+    def __init__(self, lower: float | np.ndarray = 0.0, upper: float | np.ndarray = 1.0) -> None:
         for name, bound in (("lower", lower), ("upper", upper)):
             checks.check_kind(name, bound)
         self.lower, self.upper = _bound("lower", lower), _bound("upper", upper)
@@ -404,7 +408,7 @@ class CorrelationCholesky(Bijection):
         return nd.sum(nd.broadcast_mul(_log_sech(raw), _constant(1.0 + rows - columns, raw)), axis=-1)
 
 
-def log_ratio_basis(size):
+def log_ratio_basis(size: int) -> np.ndarray:
     """
     An orthonormal basis of the vectors whose sum is zero (Helmert's).
 
@@ -422,7 +426,7 @@ def log_ratio_basis(size):
     return basis
 
 
-def describe(transformation):
+def describe(transformation: VariableTransformation | None) -> str:
     """
     A transformation in words that stay the same, for saved files and messages.
 
@@ -443,7 +447,7 @@ def describe(transformation):
     return f"{type(transformation).__module__}.{type(transformation).__name__}({arguments})"
 
 
-def check_is_bijection(name, value):
+def check_is_bijection(name: str, value: object) -> None:
     """
     Refuse what is no bijection.
 

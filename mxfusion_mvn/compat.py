@@ -23,7 +23,7 @@ _REMEDIES = {
 }
 
 
-def import_mxnet():
+def import_mxnet() -> None:
     """
     Import MXNet, also where NumPy has left it behind. Does nothing if it has been imported before.
 

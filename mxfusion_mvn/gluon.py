@@ -10,6 +10,8 @@ is positive definite whatever the weights become. Nothing is ever inverted, nor 
 :func:`mxfusion_mvn.gaussian.log_pdf` needs the factor alone.
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 
@@ -49,7 +51,15 @@ class MultivariateNormalHead(HybridBlock):
     :raises ValueError: for a dim or an initial_scale that is not positive, and for options of the wrong kind.
     """
 
-    def __init__(self, dim, initial_scale=1.0, in_units=0, dtype="float32", prefix=None, params=None):
+    def __init__(
+        self,
+        dim: int,
+        initial_scale: float = 1.0,
+        in_units: int = 0,
+        dtype: str | None = "float32",
+        prefix: str | None = None,
+        params: ParameterDict | None = None,
+    ) -> None:
         _check(dim, initial_scale, in_units, dtype, prefix, params)
         dtype = "float32" if dtype is None else dtype
         super().__init__(prefix=prefix, params=params)
@@ -66,7 +76,7 @@ class MultivariateNormalHead(HybridBlock):
                 else None
             )
 
-    def forward(self, features):
+    def forward(self, features: mx.nd.NDArray | mx.sym.Symbol):
         """
         As Gluon's, for features that can be read.
 

@@ -22,7 +22,10 @@ itself on MXNet is wrong somewhere: ``softrelu`` is zero or negative below -14 i
 the maximum, the derivative cancels to 0 in the left tail.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
+from typing import Any
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks.options import is_positive, shown
@@ -38,7 +41,7 @@ from mxfusion.components.variables.var_trans import VariableTransformation
 _LINEAR_ABOVE = 40.0
 
 
-def softplus(x):
+def softplus(x: mx.nd.NDArray | mx.sym.Symbol) -> mx.nd.NDArray | mx.sym.Symbol:
     """
     log(1 + e^x), to a few units in the last place, with a gradient of the same quality.
 
@@ -55,7 +58,7 @@ def softplus(x):
     return F.where(x > _LINEAR_ABOVE, x, curved)
 
 
-def inverse_softplus(y):
+def inverse_softplus(y: mx.nd.NDArray | mx.sym.Symbol) -> mx.nd.NDArray | mx.sym.Symbol:
     """
     log(e^y - 1), without overflow.
 
@@ -81,7 +84,7 @@ class Transformation(VariableTransformation):
 
     event_axes = 0
 
-    def transform(self, var, F=None, dtype=None):
+    def transform(self, var: mx.nd.NDArray | mx.sym.Symbol, F=None, dtype=None) -> mx.nd.NDArray | mx.sym.Symbol:
         """
         Constrain a raw array.
 
@@ -94,7 +97,9 @@ class Transformation(VariableTransformation):
         self._check_raw(var)
         return self._forward(var)
 
-    def inverseTransform(self, out_var, F=None, dtype=None):
+    def inverseTransform(
+        self, out_var: mx.nd.NDArray | mx.sym.Symbol | np.ndarray | float, F=None, dtype=None
+    ) -> mx.nd.NDArray | mx.sym.Symbol:
         """
         The raw array of a constrained one, such as an initial value.
 
@@ -233,7 +238,8 @@ class CorrelationCholesky(Transformation):
         _check_matrix(self._argument, value.shape)
         defect = correlation_factor_defect(value)
         if defect is not None:
-            checks.refuse(self._argument, *defect, "Use np.linalg.cholesky of a correlation matrix.")
+            found, expected = defect
+            checks.refuse(self._argument, found, expected, "Use np.linalg.cholesky of a correlation matrix.")
 
 
 class PositiveDefinite(Transformation):
@@ -253,7 +259,7 @@ class PositiveDefinite(Transformation):
         checks.check_symmetric(self._argument, value)
 
 
-def correlation_factor_defect(value):
+def correlation_factor_defect(value: np.ndarray) -> tuple[str, str] | None:
     """
     What keeps matrices from being Cholesky factors of correlation matrices.
 
@@ -293,7 +299,7 @@ def _from_lower(factor):
     return with_diagonal(inverse_softplus(F.linalg.extractdiag(factor)), factor + transpose(factor))
 
 
-def check_array(argument, value):
+def check_array(argument: str, value: Any) -> None:
     """
     Refuse what MXNet's classic operators cannot take.
 
@@ -384,7 +390,7 @@ class Scaled(Transformation):
     :raises ModelSpecificationError: for anything else.
     """
 
-    def __init__(self, unit):
+    def __init__(self, unit: float) -> None:
         if not is_positive(unit) or unit < np.finfo("float32").tiny:
             checks.refuse("unit", shown(unit), "a positive number of float32", "It is the size of a step.")
         self.unit = float(unit)

@@ -3,8 +3,9 @@
 
 import hashlib
 from collections import defaultdict
+from typing import Dict
 
-from mxfusion_mvn.compiler.graph import CONSTANT, PARAMETER, Graph, Node, leaf
+from mxfusion_mvn.compiler.graph import CONSTANT, PARAMETER, Entry, Graph, Node, leaf
 from mxfusion_mvn.compiler.library import invoke, operator_handle
 from mxfusion_mvn.compiler.operators import COMMUTATIVE
 from mxfusion_mvn.compiler.thresholds import LARGE_CONSTANT
@@ -60,7 +61,7 @@ class Rewriter:
         :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
         :returns: the graph of these nodes.
         """
-        made = {}
+        made: Dict[Entry, Entry] = {}
         for node in graph.nodes:
             first = self.add(node.with_inputs([made[entry] for entry in node.inputs]))
             made[node.entry()] = first
@@ -214,7 +215,7 @@ def _by_operator(rules):
     """From an operator to the rules for it, in their order."""
     named = set().union(*(function.operators for function in rules))
     for_all = tuple(function for function in rules if not function.operators)
-    table = defaultdict(lambda: for_all)
+    table: Dict[str, tuple] = defaultdict(lambda: for_all)
     for name in named:
         table[name] = tuple(function for function in rules if not function.operators or name in function.operators)
     return table

@@ -5,10 +5,12 @@ A subclass says how many event axes each input has, and writes ``log_pdf_impl`` 
 that are already aligned: (S or 1, B..., event), all with the same number of batch axes.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
 import numbers
-from typing import Dict, Tuple
+from typing import Any, Sequence, TypeVar, overload
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks import model_inputs
@@ -33,6 +35,8 @@ NAN_REMEDY = (
     "rate."
 )
 
+_Own = TypeVar("_Own", bound="VectorDistribution")
+
 
 class VectorDistribution(Distribution):
     """
@@ -48,17 +52,23 @@ class VectorDistribution(Distribution):
     """
 
     # The event axes of each array, a letter for each size: equal letters are equal sizes.
-    EVENT: Dict[str, str] = {"random_variable": "D"}
+    EVENT: dict[str, str] = {"random_variable": "D"}
     #: Whether NaN in the random variable means something, and what to do about it where it does not.
     MAY_BE_NAN = False
     NAN_REMEDY = NAN_REMEDY
     # What a copy takes over: the host makes copies without calling __init__.
-    ATTRIBUTES: Tuple[str, ...] = ("_on_failure",)
+    ATTRIBUTES: tuple[str, ...] = ("_on_failure",)
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         parameters = list(inspect.signature(cls.__init__).parameters.values())
         cls.__signature__ = inspect.Signature(parameters[1:])
+
+    @overload
+    def __new__(cls: type[_Own], *args: Any, shape: Sequence[int | Variable], **kwargs: Any) -> Variable: ...
+
+    @overload
+    def __new__(cls: type[_Own], *args: Any, shape: None = None, **kwargs: Any) -> _Own: ...
 
     def __new__(cls, *args, **kwargs):
         # The host copies factors with cls.__new__(cls): without arguments this must give a bare object.

@@ -1,19 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """MXFusion's gradient-based inference, which takes data as people have them, and says what is wrong with them."""
 
+from __future__ import annotations
+
 import numbers
+from typing import Any
 
 from mxfusion_mvn.checks.options import context_defect, dtype_defect, shown
 from mxfusion_mvn.inference.arguments import check_count, refuse
 from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
+from mxfusion_mvn.inference.loops.record import RunRecord
 from mxfusion_mvn.inference.names import check_names, name_of
 
 import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.variables import VariableType
+from mxfusion.components.variables import Variable, VariableType
 from mxfusion.inference.grad_loop import GradLoop
 from mxfusion.inference.inference_alg import InferenceAlgorithm
 
@@ -42,7 +46,15 @@ class GradBasedInference(host.GradBasedInference):
     :raises InferenceError: for arguments of another kind.
     """
 
-    def __init__(self, inference_algorithm, grad_loop=None, constants=None, hybridize=False, dtype=None, context=None):
+    def __init__(
+        self,
+        inference_algorithm: InferenceAlgorithm,
+        grad_loop: GradLoop | None = None,
+        constants: dict[Variable, Any] | None = None,
+        hybridize: bool = False,
+        dtype: str | None = None,
+        context: mx.Context | None = None,
+    ) -> None:
         if not isinstance(inference_algorithm, InferenceAlgorithm):
             got, remedy = shown(inference_algorithm), "Write GradBasedInference(MAP(model, observed))."
             refuse("inference_algorithm", got, "an algorithm such as MAP", remedy)
@@ -58,7 +70,7 @@ class GradBasedInference(host.GradBasedInference):
                 refuse(option, *defect)
         super().__init__(inference_algorithm, grad_loop, constants, hybridize, dtype, context)
 
-    def initialize(self, **kw):
+    def initialize(self, **kw: mx.nd.NDArray | np.ndarray | tuple) -> None:
         """
         Make the parameters, with the sizes that the data have.
 
@@ -73,7 +85,14 @@ class GradBasedInference(host.GradBasedInference):
         check_shapes({variable: kw[variable.name] for variable in self._observed()})
         super().initialize(**kw)
 
-    def run(self, optimizer="adam", learning_rate=1e-3, max_iter=2000, verbose=False, **kwargs):
+    def run(
+        self,
+        optimizer: str | mx.optimizer.Optimizer = "adam",
+        learning_rate: float = 1e-3,
+        max_iter: int = 2000,
+        verbose: bool = False,
+        **kwargs: mx.nd.NDArray | np.ndarray,
+    ) -> RunRecord:
         """
         Train.
 

@@ -6,7 +6,12 @@ the Jacobian it is ``-log p(data, y) - log |db/dx|``, whose minimum is the mode 
 depend on the choice of bijection; the second is what a Gaussian approximation in x is centred on.
 """
 
+from __future__ import annotations
+
+from typing import Any, Sequence
+
 from mxfusion_mvn import checks
+from mxfusion_mvn.bijections import Bijection
 from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.starts import initial_value, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
@@ -15,7 +20,7 @@ import mxfusion.inference as host
 from mxfusion.components.distributions import PointMass
 from mxfusion.components.variables import Variable
 from mxfusion.inference.inference_alg import InferenceAlgorithm
-from mxfusion.models import Posterior
+from mxfusion.models import Model, Posterior
 
 
 class MAP(host.MAP):
@@ -35,7 +40,14 @@ class MAP(host.MAP):
         initial values that do not fit.
     """
 
-    def __init__(self, model, observed, jacobian=False, supports=None, initial_values=None):
+    def __init__(
+        self,
+        model: Model,
+        observed: Sequence[Variable],
+        jacobian: bool = False,
+        supports: dict[Variable, Bijection] | None = None,
+        initial_values: dict[Variable, Any] | None = None,
+    ) -> None:
         self._bijections = latent_variables(model, observed, supports)
         self._jacobian = bool(jacobian)
         posterior = point_masses(model, self._bijections, starts_of(model, observed, self._bijections, initial_values))
@@ -43,16 +55,16 @@ class MAP(host.MAP):
         InferenceAlgorithm.__init__(self, model=model, observed=observed, extra_graphs=[posterior])
 
     @property
-    def jacobian(self):
+    def jacobian(self) -> bool:
         """Whether the objective is the density of the unconstrained coordinates."""
         return self._jacobian
 
     @property
-    def bijections(self):
+    def bijections(self) -> dict[Variable, Bijection]:
         """Dict from each latent Variable of the model to the bijection onto its support."""
         return dict(self._bijections)
 
-    def location(self, variable):
+    def location(self, variable: Variable) -> Variable:
         """
         The parameter that holds the value of a latent variable.
 

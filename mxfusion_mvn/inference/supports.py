@@ -9,9 +9,11 @@ that support: log densities, bounds and evidences lack -log P. Where v has a sym
 independent signs, and has to be positive, that is log 2 for each entry.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
-from typing import Any, Dict
+from typing import Any, Callable, Sequence
 
 from mxfusion_mvn import bijections, checks, distributions
 from mxfusion_mvn.bijections import Bijection, check_is_bijection, describe
@@ -24,12 +26,12 @@ import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.variables import Variable, VariableType
-from mxfusion.models import FactorGraph
+from mxfusion.models import FactorGraph, Model
 from mxfusion.modules import gp_modules
 from mxfusion.util.inference import variables_to_UUID
 
 
-def register_support(distribution, support):
+def register_support(distribution: type, support: Bijection | Callable[[Any], Bijection]) -> None:
     """
     Say where the draws of a distribution lie, for all models of the process.
 
@@ -45,7 +47,7 @@ def register_support(distribution, support):
     _REGISTERED[distribution] = support
 
 
-def unregister_support(distribution):
+def unregister_support(distribution: type) -> None:
     """
     Take back what :func:`register_support` said: the distribution has the support again that it had at first.
 
@@ -59,7 +61,7 @@ def unregister_support(distribution):
     del _REGISTERED[distribution]
 
 
-def support_of(variable, supports=None):
+def support_of(variable: Variable, supports: dict[Variable, Bijection] | None = None) -> Bijection:
     """
     The bijection onto the support of a latent variable.
 
@@ -90,7 +92,12 @@ def _own_support(variable):
     )
 
 
-def latent_variables(model, observed, supports=None, excluded=()):
+def latent_variables(
+    model: Model,
+    observed: Sequence[Variable],
+    supports: dict[Variable, Bijection] | None = None,
+    excluded: Sequence[Variable] = (),
+) -> dict[Variable, Bijection]:
     """
     The latent variables of a model with the bijections onto their supports.
 
@@ -122,9 +129,9 @@ def latent_variables(model, observed, supports=None, excluded=()):
                 )
     latent = model.get_latent_variables(variables_to_UUID([*observed, *excluded]))
     bijections_of = {variable: support_of(variable, supports) for variable in latent}
-    for variable in supports or ():
+    for variable, support in (supports or {}).items():
         if variable in bijections_of:
-            _warn_of_what_is_lacking(variable, supports[variable])
+            _warn_of_what_is_lacking(variable, support)
     return bijections_of
 
 
@@ -156,7 +163,12 @@ def _has_independent_signs(factor):
     """Whether a distribution is the same with the sign of any entry changed."""
     inputs = dict(factor.inputs)
     center = inputs.get("location" if isinstance(factor, host.Laplace) else "mean")
-    if not isinstance(factor, _SYMMETRIC) or center.type != VariableType.CONSTANT or np.any(_array(center)):
+    if (
+        center is None
+        or not isinstance(factor, _SYMMETRIC)
+        or center.type != VariableType.CONSTANT
+        or np.any(_array(center))
+    ):
         return False
     matrix = next((inputs[name] for name in ("covariance", "precision", "scale_tril") if name in inputs), None)
     if matrix is None or factor.outputs[0][1].shape[-1] == 1 or matrix.shape[-1] == 1:
@@ -241,7 +253,7 @@ _SYMMETRIC = (
 )
 
 # What users said, before what follows.
-_REGISTERED: Dict[type, Any] = {}
+_REGISTERED: dict[type, Any] = {}
 
 _SUPPORTS = {
     **{

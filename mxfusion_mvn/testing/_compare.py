@@ -126,7 +126,7 @@ class _Block(mx.gluon.HybridBlock):
     def __init__(self, function):
         super().__init__()
         self._function = function
-        self.names = None
+        self.names = []
 
     def hybrid_forward(self, F, *arrays):
         results = self._function(*arrays)

@@ -215,7 +215,7 @@ def _check_divergence_of_draws(declared, rng):
         ratio = (declared.log_pdf(to_nd(p)) - declared.log_pdf(to_nd(q))).asnumpy().astype("float64")
     p, q = in_float64(p), in_float64(q)
     references = [Reference(declared.to_covariance(arrays["matrix"])) for arrays in (p, q)]
-    expected = divergence(*references, p["mean"] - q["mean"])[0]
+    expected = divergence(references[0], references[1], p["mean"] - q["mean"])[0]
     error = np.abs(ratio.mean(0) - expected) / (ratio.std(0) / np.sqrt(NUM_DRAWS))
     if not error.max() < Z_BOUND:
         raise AssertionError(

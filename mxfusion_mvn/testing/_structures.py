@@ -100,8 +100,8 @@ def check_structure(
         _check_divergences(subject, rng, dtype, dim)
         _check_support(subject, rng, dtype, dim)
         _check_refusals(subject, rng, dtype, dim)
-    for dim, leading in itertools.product(dims, ((), (2,))):
-        _check_gradients(subject, np.random.default_rng(seed), dim, leading)
+    for dim, axes in itertools.product(dims, ((), (2,))):
+        _check_gradients(subject, np.random.default_rng(seed), dim, axes)
 
 
 def _draw_arrays(subject, rng, dtype, dim, leading, scale=1.0):
@@ -193,7 +193,8 @@ def _check_values(subject, rng, dtype, dim, matrix_axes, vector_axes, scale=1.0)
     expected["color"] = np.einsum("...ed,...e->...d", columns, noise), length * reference.deviations
     for name in got:
         if not (subject.singular and name == "inverse_diagonal"):
-            compare(name, case, got[name], *expected[name], TOLERANCE[dtype], dtype)
+            value, size = expected[name]
+            compare(name, case, got[name], value, size, TOLERANCE[dtype], dtype)
     if subject.symbols and matrix_axes == vector_axes:
         with raising("the protocol on Symbols", case):
             on_symbols = to_numpy(hybridized(results, to_nd(inputs)))
@@ -310,9 +311,8 @@ def _check_gradients(subject, rng, dim, leading):
         return sum(np.sum(weights[name] * expected[name][0]) for name in names)
 
     def results(*values):
-        *values, noise, identity = values
-        *values, residual = values
-        structure = subject.build(**dict(zip(arrays, values)))
+        *parameters, residual, noise, identity = values
+        structure = subject.build(**dict(zip(arrays, parameters)))
         found = {**_results(structure, residual, noise, identity), **_parts(structure, residual, dim)}
         return {name: found[name] for name in names}
 

@@ -101,8 +101,8 @@ def _stack(rewriter, node, gradient):
 
 def _pieces(rewriter, gradient, axis, shapes):
     if len(set(shapes)) == 1 and len(shapes) > 1:
-        attributes = {"num_outputs": str(len(shapes)), "axis": str(axis)}
-        node = Node("SliceChannel", [gradient], attributes, shapes, [gradient.dtype] * len(shapes))
+        parts = {"num_outputs": str(len(shapes)), "axis": str(axis)}
+        node = Node("SliceChannel", [gradient], parts, shapes, [gradient.dtype] * len(shapes))
         split = rewriter.add(node).node
         return [split.entry(index) for index in range(len(shapes))]
     pieces, begin = [], 0

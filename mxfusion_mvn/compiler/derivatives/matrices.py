@@ -44,7 +44,11 @@ def _gemm2(rewriter, node, gradient):
         return None
     (a, b), alpha = node.inputs, node["alpha"]
     on_a, on_b = node["transpose_a"], node["transpose_b"]
-    return _factors(lambda *product: _product(rewriter, *product, alpha), a, b, gradient, on_a, on_b)
+
+    def product(left, right, transpose_left, transpose_right):
+        return _product(rewriter, left, right, transpose_left, transpose_right, alpha)
+
+    return _factors(product, a, b, gradient, on_a, on_b)
 
 
 def _factors(product, a, b, gradient, on_a, on_b):
@@ -92,7 +96,8 @@ def _batch_dot(rewriter, node, gradient):
     def product(left, right, transpose_left, transpose_right):
         return _product(rewriter, left, right, transpose_left, transpose_right)
 
-    return _factors(product, *node.inputs, gradient, node["transpose_a"], node["transpose_b"])
+    a, b = node.inputs
+    return _factors(product, a, b, gradient, node["transpose_a"], node["transpose_b"])
 
 
 @adjoint("_linalg_syrk")

@@ -9,9 +9,11 @@ several outputs). It returns a list of entries of the shapes of the inputs, None
 there is something about the node that it does not know.
 """
 
+from typing import Dict
+
 from mxfusion_mvn.compiler.derivatives import axes, elementwise, matrices  # noqa: F401 (they declare the adjoints)
 from mxfusion_mvn.compiler.derivatives.arithmetic import ADJOINTS, binary
-from mxfusion_mvn.compiler.graph import PARAMETER
+from mxfusion_mvn.compiler.graph import PARAMETER, Entry
 from mxfusion_mvn.compiler.rewriter import RewriteError, applied
 
 import numpy as np
@@ -26,7 +28,7 @@ def differentiated(rewriter, graph):
     :returns: a graph, None if it holds an operator whose adjoint is not known.
     """
     graph = rewriter.rewrite(graph)
-    gradients = {}  # of the entries that the objective depends on
+    gradients: Dict[Entry, Entry] = {}  # of the entries that the objective depends on
     _receive(rewriter, gradients, graph.objective, _ones(rewriter, graph.objective))
     for node in reversed(list(rewriter.nodes)):
         own = [gradients.get(node.entry(index)) for index in range(len(node.shapes))]

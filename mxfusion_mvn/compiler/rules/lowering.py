@@ -7,6 +7,8 @@ that MXNet finds of a broadcasting product takes 30 ns per number, that of a pro
 broadcast is broadcast first, if gradients are left to MXNet.
 """
 
+from typing import Any, Dict, List
+
 from mxfusion_mvn.compiler.graph import Node, live_graph
 from mxfusion_mvn.compiler.operators import BINARY, BROADCASTING_BINARY, reduced_axes
 from mxfusion_mvn.compiler.rewriter import evaluated, rule
@@ -102,7 +104,7 @@ def _runs(shape, is_summed):
     :returns: tuple of four int, the first above 1 only if the second is; None if there are more runs, or many sums of
         few numbers.
     """
-    runs = []
+    runs: List[List[int]] = []
     for size, flag in zip(shape, is_summed):
         if size > 1 and runs and runs[-1][1] == flag:
             runs[-1][0] *= size
@@ -199,8 +201,9 @@ def with_few_uses(graph):
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :returns: a graph that computes the same.
     """
-    nodes, present = [], {}  # from the entry to what stands for it now, and how often that was used
-    made = {}
+    nodes: List[Node] = []
+    present: Dict[Any, Any] = {}  # from the entry to what stands for it now, and how often that was used
+    made: Dict[Node, Node] = {}
 
     def use(entry):
         entry = made[entry.node].entry(entry.output)

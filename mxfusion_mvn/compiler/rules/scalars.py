@@ -9,8 +9,9 @@ At last they go into constants, and into the scalars that products of matrices a
 """
 
 from collections import Counter
+from typing import Dict, List
 
-from mxfusion_mvn.compiler.graph import CONSTANT, leaf, live_graph
+from mxfusion_mvn.compiler.graph import CONSTANT, Node, leaf, live_graph
 from mxfusion_mvn.compiler.operators import having, reduced_axes, traits
 from mxfusion_mvn.compiler.rewriter import rule
 from mxfusion_mvn.compiler.rules.masks import is_zero
@@ -200,7 +201,9 @@ def absorbed(graph):
         number, source = _split(node.entry())
         if number != 1 and uses[source] == 1 and _takes_scalar(source.node) and source.node not in factors:
             factors[source.node] = number
-    constants, nodes, made = [], [], {}
+    constants: List[Node] = []
+    nodes: List[Node] = []
+    made: Dict[Node, Node] = {}
     for node in graph.nodes:
         number, source = _split(node.entry())
         if number != 1 and source.node in factors and uses[source] == 1:

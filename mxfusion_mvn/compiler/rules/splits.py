@@ -4,6 +4,8 @@
 The gradient of each slice is an array of the full size, and all of them are added up; that of a split is made at once.
 """
 
+from typing import Any, Dict, List
+
 from mxfusion_mvn.compiler.graph import Node, live_graph
 from mxfusion_mvn.compiler.rewriter import rule
 
@@ -15,12 +17,13 @@ def with_splits(graph):
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :returns: a graph that computes the same.
     """
-    groups = {}
+    groups: Dict[Any, List[Node]] = {}
     for node in graph.nodes:
         if node.operator == "slice_axis":
             groups.setdefault((node.inputs[0], node["axis"]), []).append(node)
     splits = {node: part for group in groups.values() for node, part in _parts(group).items()}
-    nodes, made = [], {}
+    nodes: List[Node] = []
+    made: Dict[Node, Node] = {}
     for node in graph.nodes:
         split, index = splits.get(node, (node, 0))
         if split not in made:

@@ -10,7 +10,7 @@ so that what is broadcast is not summed at all, what is constant is summed once,
 which is much faster than MXNet's sum. The gradients are those of the sum; the loss itself is summed in another order.
 """
 
-from typing import NamedTuple
+from typing import Any, Dict, NamedTuple
 
 from mxfusion_mvn.compiler.graph import CONSTANT, Entry
 from mxfusion_mvn.compiler.operators import having, traits
@@ -79,7 +79,7 @@ def _joined(rewriter, terms):
 
 def _collected(terms):
     """The terms with one for each array, without those that cancel."""
-    factors = {}
+    factors: Dict[Any, float] = {}
     for factor, entry in terms:
         factors[entry] = factors.get(entry, 0.0) + factor
     return [Term(factor, entry) for entry, factor in factors.items() if factor]
@@ -161,7 +161,7 @@ def _without_factor(entry):
 
 def _combination(rewriter, terms, offset):
     """sum_i factor_i term_i + offset, with one multiplication for each factor there is."""
-    groups = {}
+    groups: Dict[float, list] = {}
     for factor, entry in terms:
         groups.setdefault(factor, []).append(entry)
     parts = [_scaled(rewriter, _added(rewriter, entries), factor) for factor, entries in groups.items()]

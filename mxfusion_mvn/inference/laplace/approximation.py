@@ -9,6 +9,8 @@ With f of :mod:`mxfusion_mvn.inference.laplace.density`, its minimum m and its H
 some directions free; the approximation covers the others, and says which.
 """
 
+from __future__ import annotations
+
 import math
 import warnings
 
@@ -31,7 +33,7 @@ import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import Variable
-from mxfusion.inference import GradBasedInference, StochasticVariationalInference
+from mxfusion.inference import GradBasedInference, Inference, StochasticVariationalInference
 from mxfusion.models import Posterior
 
 # Along a direction without curvature draws deviate by this part of a coordinate's scale or size: next to nothing.
@@ -75,7 +77,9 @@ class LaplaceApproximation:
     :warns ModeNotFoundWarning: if there are none, but the search ended before it found the mode.
     """
 
-    def __init__(self, map_inference, tolerance=None, **data):
+    def __init__(
+        self, map_inference: Inference, tolerance: float | None = None, **data: mx.nd.NDArray | np.ndarray
+    ) -> None:
         check_finished("map_inference", map_inference)
         algorithm = map_inference.inference_algorithm
         if not isinstance(algorithm, host.MAP):
@@ -107,37 +111,37 @@ class LaplaceApproximation:
             warnings.warn(_NOT_FOUND, ModeNotFoundWarning, stacklevel=2)
 
     @property
-    def posterior(self):
+    def posterior(self) -> Posterior:
         """The approximation as a host ``Posterior``, its parameters being in ``inference.params``."""
         return self.inference.inference_algorithm.posterior
 
     @property
-    def mean(self):
+    def mean(self) -> np.ndarray:
         """The mode in unconstrained coordinates, NumPy array (n,); ``coordinates`` names them."""
         return self.mode.point
 
     @property
-    def covariance(self):
+    def covariance(self) -> np.ndarray:
         """H^-1, or its pseudo-inverse where it is singular, NumPy array (n, n)."""
         root = self._root(np.arange(len(self.mean)))
         return root @ root.T
 
     @property
-    def rank(self):
+    def rank(self) -> int:
         """The number of directions that data and prior determine."""
         return int(self._identified.sum())
 
     @property
-    def coordinates(self):
+    def coordinates(self) -> list[str]:
         """List of the names of the n coordinates; those of a constrained variable are called raw."""
-        names = []
+        names: list[str] = []
         for part in self._density.parts:
             prefix = "" if isinstance(part.bijection, Real) else "raw "
             names += entry_names(prefix + name_of(part.variable), part.shape)
         return names
 
     @property
-    def null_directions(self):
+    def null_directions(self) -> list[dict[str, float]]:
         """Dict for each direction without curvature, from the names of coordinates to their parts, largest first."""
         directions = []
         for vector in (self.mode.scale[:, None] * self._vectors[:, ~self._identified]).T:
@@ -147,14 +151,14 @@ class LaplaceApproximation:
         return directions
 
     @property
-    def log_evidence(self):
+    def log_evidence(self) -> float:
         """The approximate log of p(data), in nats; NaN where the Hessian is singular, or no mode was found."""
         if self.rank < len(self.mean) or not self.mode.converged:
             return math.nan
         log_det = np.log(self._values).sum() - 2 * np.log(self.mode.scale).sum()
         return -self.mode.value + 0.5 * (len(self.mean) * math.log(2 * math.pi) - log_det)
 
-    def report(self):
+    def report(self) -> str:
         """What was found, in words."""
         size, mode = len(self.mean), self.mode
         lines = [

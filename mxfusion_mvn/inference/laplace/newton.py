@@ -99,7 +99,7 @@ def find_mode(density, groups, tolerance):
     twice, _, _ = _hessian(density, point, 2 * deviation, groups)
     errors = (scale * asymmetry * scale[:, None], scale * (twice - hessian) * scale[:, None])
     error = max(np.linalg.norm(each, 2) for each in errors) / np.linalg.norm(scaled, 2)
-    return Mode(point, float(values[0]), scale, scaled, decrement, slope, steps, max(float(error), _ROUNDING))
+    return Mode(point, float(values[0]), scale, scaled, decrement, slope, steps, float(max(error, _ROUNDING)))
 
 
 def _hessian(density, point, deviation, groups):

@@ -12,7 +12,7 @@ class Explained:
 
     _stepper = None
 
-    def explain(self, graph=False):
+    def explain(self, graph: bool = False) -> str:
         """
         Say what the last run computed once, which operators a step is made of, and where its time goes.
 

@@ -6,8 +6,11 @@ parameters as the host's loop, bit for bit. Around it: a record of the losses wi
 bar, learning-rate schedules, stop rules, checkpoints, and an end at the first loss that is not finite.
 """
 
+from __future__ import annotations
+
 import time
 import warnings
+from typing import Callable
 
 from mxfusion_mvn.checks.options import is_positive
 from mxfusion_mvn.inference.arguments import check_count, refuse
@@ -17,11 +20,12 @@ from mxfusion_mvn.inference.loops.diagnosis import Objective
 from mxfusion_mvn.inference.loops.observed import check_observed
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.progress import Bar, Silence
-from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
+from mxfusion_mvn.inference.loops.record import RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
 from mxfusion_mvn.inference.loops.training import Training
 
+import numpy as np
 from mxfusion.components.variables import Variable
 from mxfusion.inference import MinibatchInferenceLoop
 from mxfusion.inference.grad_loop import GradLoop
@@ -44,7 +48,14 @@ class TrainingLoop(GradLoop):
     ``record`` is the record of the last run of the loop, of whichever inference, also where it ended in an exception.
     """
 
-    def __init__(self, *, schedule=None, stop=None, checkpoint=None, check_every=50):
+    def __init__(
+        self,
+        *,
+        schedule: Callable[[int], float] | None = None,
+        stop: Callable[[np.ndarray], str | None] | None = None,
+        checkpoint: Callable[[RunRecord], object] | None = None,
+        check_every: int = 50,
+    ) -> None:
         super().__init__()
         for name, function in (("schedule", schedule), ("stop", stop), ("checkpoint", checkpoint)):
             if function is not None and not callable(function):
@@ -53,7 +64,7 @@ class TrainingLoop(GradLoop):
         self.stop = stop
         self.checkpoint = checkpoint
         self.check_every = check_count("check_every", check_every, 1)
-        self.record = None
+        self.record: RunRecord | None = None
 
     def _train(self, stepper, objective, data, rate, iterations, verbose, started):
         """Run the driver; warn if the run stopped because something was not finite."""
@@ -148,7 +159,16 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
     :param options: see :class:`TrainingLoop`; an iteration is a batch.
     """
 
-    def __init__(self, batch_size=100, rv_scaling=None, *, schedule=None, stop=None, checkpoint=None, check_every=50):
+    def __init__(
+        self,
+        batch_size: int = 100,
+        rv_scaling: dict[Variable, float] | None = None,
+        *,
+        schedule: Callable[[int], float] | None = None,
+        stop: Callable[[np.ndarray], str | None] | None = None,
+        checkpoint: Callable[[RunRecord], object] | None = None,
+        check_every: int = 50,
+    ) -> None:
         super().__init__(schedule=schedule, stop=stop, checkpoint=checkpoint, check_every=check_every)
         self.batch_size = check_count("batch_size", batch_size, 1)
         self.rv_scaling = None if rv_scaling is None else _checked_scaling(rv_scaling)

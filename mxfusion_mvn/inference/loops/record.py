@@ -4,8 +4,10 @@
 A loss is a negative log density or a negative evidence lower bound, in nats.
 """
 
+from __future__ import annotations
+
 import numbers
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 from mxfusion_mvn.checks.options import is_positive, shown
 from mxfusion_mvn.inference.arguments import check_count, refuse
@@ -37,7 +39,16 @@ class RunRecord:
         None if all is well.
     """
 
-    def __init__(self, loss, seconds, reason, message, compiled=False, fallback_reason=None, has_arrived=False):
+    def __init__(
+        self,
+        loss: np.ndarray,
+        seconds: float,
+        reason: str,
+        message: str,
+        compiled: bool = False,
+        fallback_reason: str | None = None,
+        has_arrived: bool = False,
+    ) -> None:
         if not isinstance(loss, np.ndarray) or loss.ndim != 1 or loss.dtype.kind not in "fiu":
             refuse("loss", shown(loss), "a NumPy array of numbers (iterations,)", "Convert it with np.asarray.")
         if not isinstance(seconds, numbers.Real):
@@ -58,7 +69,7 @@ class RunRecord:
         self.fallback_reason = fallback_reason
 
     @property
-    def iterations(self):
+    def iterations(self) -> int:
         """How many losses there are; the run made as many updates, unless it had to step back to the last good one."""
         return len(self.loss)
 
@@ -184,13 +195,13 @@ class Plateau:
     :raises InferenceError: unless the window is an integer of at least 2 and the tolerance is positive.
     """
 
-    def __init__(self, window=100, tolerance=0.01):
+    def __init__(self, window: int = 100, tolerance: float = 0.01) -> None:
         if not is_positive(tolerance):
             refuse("tolerance", shown(tolerance), "a positive number of nats", "Try 0.01.")
         self.window = check_count("window", window, 2)
         self.tolerance = tolerance
 
-    def __call__(self, losses) -> Optional[str]:
+    def __call__(self, losses: np.ndarray) -> str | None:
         """
         Judge the losses so far.
 

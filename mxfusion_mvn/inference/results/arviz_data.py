@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """A finished inference as the InferenceData of ArviZ, for its tables, plots and model comparison."""
 
+from __future__ import annotations
+
 import warnings
+from typing import TYPE_CHECKING
 
 import mxfusion_mvn
 from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.results.draws import FinishedInference
 
+import mxnet as mx
+import numpy as np
 from mxfusion.components import Variable, VariableType
+from mxfusion.inference import Inference
+
+if TYPE_CHECKING:
+    import arviz
 
 
-def to_arviz(inference, num_samples=1000, **data):
+def to_arviz(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArray | np.ndarray) -> arviz.InferenceData:
     """
     Draws and densities of a finished inference, in one chain.
 

@@ -7,6 +7,7 @@ a factor may do otherwise (a module, or a function that takes all samples at onc
 """
 
 import contextlib
+from typing import Any, Dict
 
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.functions import SampledFunction
@@ -57,7 +58,7 @@ class FinishedInference:
         self.latents = self.model.get_latent_variables(known)
         #: The Variables of the model whose values are learned.
         self.parameters = _learned_variables(self.model, inference.params)
-        self.posterior = getattr(algorithm, "posterior", None)
+        self.posterior: Any = getattr(algorithm, "posterior", None)
         if self.latents and self.posterior is None:
             raise InferenceError(
                 f"`inference`: got the algorithm {type(algorithm).__name__}, which has no posterior for "
@@ -198,7 +199,7 @@ def _is_learned(variable, params):
 
 def _draw(graph, variables, num_samples):
     """Draws of the random variables of a graph that are not among the variables given."""
-    drawn = {}
+    drawn: Dict[str, Any] = {}
     for factor in graph.ordered_factors:
         outputs = [variable.uuid for _, variable in factor.outputs]
         if isinstance(factor, FunctionEvaluation):

@@ -10,6 +10,8 @@ with an older one, nor the other way round. Here everything is checked before an
 file may be damaged or made up: it is no larger unpacked than what the inference expects, and nothing of it is executed.
 """
 
+from __future__ import annotations
+
 import contextlib
 import io
 import json
@@ -18,7 +20,7 @@ import os
 import uuid as uuids
 import warnings
 import zipfile
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 from mxfusion_mvn.bijections import describe
 from mxfusion_mvn.inference.arguments import check_inference, refuse
@@ -32,6 +34,7 @@ import networkx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import Variable, VariableType
+from mxfusion.inference import Inference
 from mxfusion.models import FactorGraph, Posterior
 from mxfusion.util import serialization
 
@@ -48,14 +51,14 @@ class _File(NamedTuple):
 
     name: str
     graphs: list
-    parameters: Dict[str, np.ndarray]
-    constants: Dict[str, Any]
-    configuration: Dict[str, Any]
-    transformations: Optional[Dict[str, str]]
-    ending: Optional[Ending]
+    parameters: dict[str, np.ndarray]
+    constants: dict[str, Any]
+    configuration: dict[str, Any]
+    transformations: dict[str, str] | None
+    ending: Ending | None
 
 
-def save(inference, zip_filename=serialization.DEFAULT_ZIP):
+def save(inference: Inference, zip_filename: str | os.PathLike = serialization.DEFAULT_ZIP) -> None:
     """
     Save what an inference has learned.
 
@@ -85,7 +88,7 @@ def save(inference, zip_filename=serialization.DEFAULT_ZIP):
             os.unlink(temporary)
 
 
-def load(inference, zip_filename=serialization.DEFAULT_ZIP):
+def load(inference: Inference, zip_filename: str | os.PathLike = serialization.DEFAULT_ZIP) -> None:
     """
     Load what another inference over the same model has learned; its parameters are then equal bit by bit.
 

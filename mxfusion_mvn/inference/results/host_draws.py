@@ -13,14 +13,17 @@ In MXFusion 0.3.1::
 Noise comes from the generator of the factor, as in the host. Nothing here is differentiated.
 """
 
+from typing import Any, Callable, Dict
+
 from mxfusion_mvn.gaussian import Gaussian
 
 import mxnet as mx
+from mxfusion.components import Distribution
 from mxfusion.components import distributions as host
 from mxfusion.util.inference import realize_shape
 
 
-def draw(factor, variables, num_samples):
+def draw(factor: Distribution, variables: Dict[str, Any], num_samples: int) -> mx.nd.NDArray:
     """
     Draws of the random variable of a distribution, the host's or ours.
 
@@ -29,12 +32,11 @@ def draw(factor, variables, num_samples):
     :param num_samples: S.
     :returns: NDArray (S, ...).
     """
-    for distribution, draws in _RIGHT_DRAWS.items():
-        if type(factor) is distribution:
-            output = factor.outputs[0][1]
-            shape = (num_samples,) + realize_shape(output.shape, variables)
-            return draws(factor, shape, **{name: variables[variable.uuid] for name, variable in factor.inputs})
-    return factor.draw_samples(F=mx.nd, variables=variables, num_samples=num_samples)
+    right_draws = _RIGHT_DRAWS.get(type(factor))
+    if right_draws is None:
+        return factor.draw_samples(F=mx.nd, variables=variables, num_samples=num_samples)
+    shape = (num_samples,) + realize_shape(factor.outputs[0][1].shape, variables)
+    return right_draws(factor, shape, **{name: variables[variable.uuid] for name, variable in factor.inputs})
 
 
 def _bernoulli(factor, shape, prob_true):
@@ -98,7 +100,7 @@ def _broadcast(array, shape):
     return insert_axes(array, len(shape)).broadcast_to(shape)
 
 
-_RIGHT_DRAWS = {
+_RIGHT_DRAWS: Dict[type, Callable] = {
     host.Bernoulli: _bernoulli,
     host.Beta: _beta,
     host.Categorical: _categorical,

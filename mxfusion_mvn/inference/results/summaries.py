@@ -5,15 +5,19 @@ A latent variable gets the mean, the standard deviation and quantiles of draws f
 latent variable after MAP, its value.
 """
 
+from __future__ import annotations
+
 import difflib
-from typing import List, NamedTuple, Optional
+from typing import Iterator, NamedTuple
 
 from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.inference.arguments import check_count
 from mxfusion_mvn.inference.names import entry_names, name_of
 from mxfusion_mvn.inference.results.draws import FinishedInference
 
+import mxnet as mx
 import numpy as np
+from mxfusion.inference import Inference
 
 QUANTILES = (0.05, 0.5, 0.95)
 _HEADERS = ("", "mean", "sd", "5 %", "50 %", "95 %")
@@ -30,10 +34,10 @@ class Row(NamedTuple):
 
     name: str
     mean: float
-    sd: Optional[float] = None
-    lower: Optional[float] = None
-    median: Optional[float] = None
-    upper: Optional[float] = None
+    sd: float | None = None
+    lower: float | None = None
+    median: float | None = None
+    upper: float | None = None
 
 
 class Summary:
@@ -44,23 +48,23 @@ class Summary:
     :param note: a last line, None for none.
     """
 
-    def __init__(self, groups: List[List[Row]], note: Optional[str] = None):
+    def __init__(self, groups: list[list[Row]], note: str | None = None):
         self._groups = groups
         #: What is to be known of the run before any of it is believed, or None.
         self.note = note
 
     @property
-    def rows(self):
+    def rows(self) -> list[Row]:
         """List of all rows."""
         return [row for group in self._groups for row in group]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Row:
         name = name if isinstance(name, str) else shown(name)
         for row in self.rows:
             if row.name == name:
@@ -68,8 +72,8 @@ class Summary:
         close = difflib.get_close_matches(name, [row.name for row in self.rows])
         raise KeyError(f"`{name}` is not in the summary" + (f"; close to it: {', '.join(close)}" if close else ""))
 
-    def __str__(self):
-        lines = [_HEADERS] if any(row.sd is not None for row in self) else [("", "value")]
+    def __str__(self) -> str:
+        lines: list[tuple[str, ...]] = [_HEADERS] if any(row.sd is not None for row in self) else [("", "value")]
         for group in self._groups:
             for row in group[:_PRINTED_ENTRIES]:
                 lines.append((row.name, *("" if number is None else f"{number:.4g}" for number in row[1:])))
@@ -81,7 +85,7 @@ class Summary:
     __repr__ = __str__
 
 
-def summary(inference, num_samples=1000, **data):
+def summary(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArray | np.ndarray) -> Summary:
     """
     What was inferred, as a table.
 

@@ -26,7 +26,10 @@ An optimizer moves each entry of A at random by about its rate, and what that ma
 their number in a row. In large triangles the entries are therefore moved in units of their own (:func:`triangle`).
 """
 
+from __future__ import annotations
+
 import math
+from typing import Literal, get_args
 
 from mxfusion_mvn import bijections, checks, linalg, structures
 from mxfusion_mvn.checks import model_inputs
@@ -50,7 +53,7 @@ _LARGEST_SLOPE = 1e6
 _SMALL_TRIANGLE = 20
 # From so many rows on an optimizer moves the entries of a triangle by less than its rate.
 _LARGE_TRIANGLE = 50
-ENTROPIES = ("sampled", "closed_form", "sticking_the_landing")
+Entropy = Literal["sampled", "closed_form", "sticking_the_landing"]
 
 
 class TransformedGaussian(VectorDistribution):
@@ -89,8 +92,10 @@ class TransformedGaussian(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        if not isinstance(entropy, str) or entropy not in ENTROPIES:
-            checks.refuse("entropy", repr(entropy), "one of " + ", ".join(ENTROPIES), "Choose how to estimate it.")
+        if not isinstance(entropy, str) or entropy not in get_args(Entropy):
+            checks.refuse(
+                "entropy", repr(entropy), "one of " + ", ".join(get_args(Entropy)), "Choose how to estimate it."
+            )
         if below is not None and factor is not None:
             checks.refuse("below` and `factor", "both", "at most one of them", "A is triangular or of low rank.")
         bijection = bijections.Real() if bijection is None else bijection

@@ -7,14 +7,20 @@ variables, or those of a block, share one Gaussian and are correlated. Its param
 the correlations, an array without units (:mod:`mxfusion_mvn.inference.variational.gaussians`).
 """
 
+from __future__ import annotations
+
 import numbers
+from typing import Any, Sequence
 
 from mxfusion_mvn import checks
+from mxfusion_mvn.bijections import Bijection
 from mxfusion_mvn.checks.options import is_positive, shown
+from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.inference.arguments import check_finished
 from mxfusion_mvn.inference.starts import initial_value, joined, starts_of
 from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.variational.gaussians import (
+    Entropy,
     JointVariable,
     Pushforward,
     TransformedGaussian,
@@ -28,7 +34,8 @@ import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError, ModelSpecificationError
 from mxfusion.components.variables import Variable
-from mxfusion.models import Posterior
+from mxfusion.inference import Inference
+from mxfusion.models import Model, Posterior
 
 INITIAL_SCALE = 0.1
 # Loadings of zero are a saddle of the evidence lower bound.
@@ -36,16 +43,16 @@ _INITIAL_LOADING = 0.1
 
 
 def create_Gaussian_meanfield(
-    model,
-    observed,
-    dtype=None,
+    model: Model,
+    observed: Sequence[Variable],
+    dtype: str | None = None,
     *,
-    supports=None,
-    excluded=(),
-    entropy="sampled",
-    initial_scale=INITIAL_SCALE,
-    initial_values=None,
-):
+    supports: dict[Variable, Bijection] | None = None,
+    excluded: Sequence[Variable] = (),
+    entropy: Entropy = "sampled",
+    initial_scale: float = INITIAL_SCALE,
+    initial_values: dict[Variable, Any] | None = None,
+) -> Posterior:
     """
     Independent Gaussians in unconstrained coordinates.
 
@@ -75,17 +82,17 @@ def create_Gaussian_meanfield(
 
 
 def create_Gaussian_fullrank(
-    model,
-    observed,
-    dtype=None,
+    model: Model,
+    observed: Sequence[Variable],
+    dtype: str | None = None,
     *,
-    blocks=None,
-    supports=None,
-    excluded=(),
-    entropy="sampled",
-    initial_scale=INITIAL_SCALE,
-    initial_values=None,
-):
+    blocks: Sequence[Sequence[Variable]] | None = None,
+    supports: dict[Variable, Bijection] | None = None,
+    excluded: Sequence[Variable] = (),
+    entropy: Entropy = "sampled",
+    initial_scale: float = INITIAL_SCALE,
+    initial_values: dict[Variable, Any] | None = None,
+) -> Posterior:
     """
     One Gaussian with a full covariance over all latent variables together, in unconstrained coordinates.
 
@@ -112,18 +119,18 @@ def create_Gaussian_fullrank(
 
 
 def create_Gaussian_lowrank(
-    model,
-    observed,
-    rank=None,
-    dtype=None,
+    model: Model,
+    observed: Sequence[Variable],
+    rank: int | None = None,
+    dtype: str | None = None,
     *,
-    blocks=None,
-    supports=None,
-    excluded=(),
-    entropy="sampled",
-    initial_scale=INITIAL_SCALE,
-    initial_values=None,
-):
+    blocks: Sequence[Sequence[Variable]] | None = None,
+    supports: dict[Variable, Bijection] | None = None,
+    excluded: Sequence[Variable] = (),
+    entropy: Entropy = "sampled",
+    initial_scale: float = INITIAL_SCALE,
+    initial_values: dict[Variable, Any] | None = None,
+) -> Posterior:
     """
     One Gaussian over all latent variables whose covariance is diagonal plus low rank, in unconstrained coordinates.
 
@@ -156,7 +163,7 @@ def create_Gaussian_lowrank(
     return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
 
 
-def unconstrained_gaussian(inference, block=0):
+def unconstrained_gaussian(inference: Inference, block: int | Variable = 0) -> Gaussian:
     """
     The Gaussian that a posterior of this module is, in unconstrained coordinates, with the parameters learned so far.
 
