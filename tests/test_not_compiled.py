@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Objectives that a trace of one evaluation does not tell the truth about: they are not compiled, and are trained."""
 
-import ctypes
 import math
 import pickle
 import random
@@ -23,13 +22,13 @@ from mxfusion.components.functions import MXFusionFunction
 from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxnet import autograd
-from mxnet.base import _LIB, check_call
 from mxnet.gluon import HybridBlock
 from mxnet.ndarray import NDArray
 
 from helpers.compiled_runs import (
     DATA,
     ROWS,
+    Peeking,
     assert_close_parameters,
     assert_falls_back,
     fitted,
@@ -198,18 +197,6 @@ TREACHEROUS = {
 @pytest.mark.parametrize("name", sorted(TREACHEROUS))
 def test_treacherous_objectives_are_not_compiled(name):
     assert_falls_back(*TREACHEROUS[name])
-
-
-class Peeking(MAP):
-    """The objective has a number in it that is read from the memory of a parameter, where no hook is."""
-
-    def compute(self, F, variables):
-        loss = super().compute(F, variables)[0]
-        array, address = variables[self.model.mean.uuid], ctypes.c_void_p()
-        array.wait_to_read()
-        check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
-        loss = loss * (1.0 + abs(ctypes.cast(address, ctypes.POINTER(ctypes.c_float))[0]))
-        return loss, loss
 
 
 def test_evaluations_at_the_same_parameters_say_nothing_of_others():

@@ -2,6 +2,7 @@
 """Inferences to compile, and comparisons of their runs."""
 
 import contextlib
+import ctypes
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mxfusion.components.functions.operators import broadcast_to
 from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
+from mxnet.base import _LIB, check_call
 
 from helpers.host import nd
 from helpers.runs import parameters
@@ -95,3 +97,16 @@ def vectors(dtype="float32"):
     model.factor = Variable(shape=(2, 2), transformation=LowerCholesky(), initial_value=nd(np.eye(2), dtype))
     model.Y = MultivariateNormal(model.mean, scale_tril=model.factor, shape=(model.N, 2), dtype=dtype)
     return MAP(model, [model.Y])
+
+
+class Peeking(MAP):
+    """The objective has a number in it that is read from the memory of a parameter, where no hook is."""
+
+    def compute(self, F, variables):
+        loss = super().compute(F, variables)[0]
+        array, address = variables[self.model.mean.uuid], ctypes.c_void_p()
+        kinds = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
+        array.wait_to_read()
+        check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+        loss = loss * (1.0 + abs(ctypes.cast(address, ctypes.POINTER(kinds[array.dtype]))[0]))
+        return loss, loss

@@ -40,6 +40,7 @@ class CompiledMinibatchStepper(CompiledStepper, MinibatchStepper):
 
     def steps_at_once(self, remaining):
         """As :meth:`Stepper.steps_at_once`; each has data of its own."""
+        super().steps_at_once(remaining)
         return 1
 
     def snapshot(self):

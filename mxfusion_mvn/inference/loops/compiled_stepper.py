@@ -22,6 +22,9 @@ import mxnet as mx
 
 # To make a program of several steps takes about as long as that many steps.
 _STEPS_BEFORE_SEVERAL = 100
+# So many evaluations at one point, and the point is taken for one that the run does not leave: an optimum, from which
+# the updates round away.
+_EVALUATIONS_OF_A_STANDING_POINT = 10
 
 
 class NotCompiledWarning(UserWarning):
@@ -44,6 +47,7 @@ class CompiledStepper(ImperativeStepper):
         self._evaluations = {}
         self._totals = Totals()
         self._points = {}
+        self._standing_point = None
         self._programs = {}
         self._runs = {}
         self._started = time.perf_counter()
@@ -68,6 +72,8 @@ class CompiledStepper(ImperativeStepper):
 
     def steps_at_once(self, remaining):
         """As :meth:`Stepper.steps_at_once`."""
+        if remaining >= self._remaining:  # after a look at the losses: reading parameters waits for nothing
+            self._verify_if_moved()
         # After a look at the losses, when it is known how many steps lie between two.
         if remaining > self._remaining and self._several is None and self._compiled_steps >= _STEPS_BEFORE_SEVERAL:
             self._prepare_several(remaining)
@@ -244,23 +250,37 @@ class CompiledStepper(ImperativeStepper):
             self._give_up(reason)
 
     def _traced_step(self, shapes, learning_rate):
-        point = [digest(parameter.data()) for parameter in self._trained.values()]
+        point = self._point()
+        before, count = self._points.get(shapes, (None, 0))
+        count = count + 1 if point == before else 1
+        self._points[shapes] = point, count
+        is_standing = count >= _EVALUATIONS_OF_A_STANDING_POINT
         # Two evaluations at one point do not tell what depends on the parameters.
-        if shapes not in self._evaluations or self._points[shapes] == point:
+        if shapes not in self._evaluations or point == before and not is_standing:
             self._evaluations[shapes] = Evaluations(
                 self._executor, self._trained, self._ctx, self._is_changing(), self._totals
             )
-        self._points[shapes] = point
         evaluations = self._evaluations[shapes]
         loss = self._evaluated(evaluations)
         self._update(learning_rate)
         if self._has_given_up:
             return loss
         if evaluations.simplified is not None:
+            self._standing_point = point if is_standing else self._standing_point
             self._compile(shapes, evaluations)
         if evaluations.reason is not None:
             self._give_up(evaluations.reason)
         return loss
+
+    def _point(self):
+        return [digest(parameter.data()) for parameter in self._trained.values()]
+
+    def _verify_if_moved(self):
+        """Programs that were made of evaluations at one point are verified as soon as the parameters leave it."""
+        if self._standing_point is not None and self._standing_point != self._point():
+            self._standing_point = None
+            for runs in self._runs.values():
+                runs.ask()
 
     def _evaluated(self, evaluations):
         """Evaluate imperatively; give up if other parameters than those of the programs have gradients."""
@@ -350,6 +370,7 @@ class CompiledStepper(ImperativeStepper):
         self._evaluations.clear()
         self._programs.clear()
         self._runs.clear()
+        self._standing_point = None
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None

@@ -18,6 +18,7 @@ class Runs:
         self.count = 0
         self._started = started
         self._next = 1
+        self._is_asked_for = False
         self._seconds = 0.0
 
     def is_due(self):
@@ -27,7 +28,11 @@ class Runs:
         :returns: a bool.
         """
         is_cheap = self.count < 10 or self._seconds <= _SHARE * (time.perf_counter() - self._started)
-        return self.count >= self._next and is_cheap
+        return self._is_asked_for or self.count >= self._next and is_cheap
+
+    def ask(self):
+        """Ask for a verification of the next run, whatever it costs."""
+        self._is_asked_for = True
 
     def note(self, seconds):
         """
@@ -36,4 +41,6 @@ class Runs:
         :param seconds: how long it took.
         """
         self._seconds = seconds
-        self._next *= 10
+        if self.count >= self._next:
+            self._next *= 10
+        self._is_asked_for = False
