@@ -217,7 +217,7 @@ class Evaluations:
     def _result_of(self, simplified):
         got = {uuid: mx.nd.zeros_like(parameter.grad()) for uuid, parameter in self._parameters.items()}
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
-        program = Program(simplified, values, got, self._ctx, fixed_noise=True, own_states=True)
+        program = Program(simplified, values, got, self._ctx, fixed_noise=True, copy_states=True)
         program.run()
         program.deliver()
         loss = program.loss.asnumpy().ravel()[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a compiled objective computes, and where its time goes, as a text."""
+"""A text that says what a compiled objective computes, and where its time goes."""
 
 import json
 import os
@@ -60,9 +60,9 @@ def _times(profile):
 
 def _profile(evaluations, ctx):
     """Dict from operator to calls and microseconds per step, by MXNet's profiler on a program of its own."""
-    # MXNet deletes the file it is to write to, whatever it is: the null device, too, if it may.
+    # MXNet deletes the file that it is told to write to, even the null device if it has the right to.
     folder = tempfile.mkdtemp()
-    # MXNet does not tell single operators from each other in what it has bound while nobody was profiling.
+    # MXNet reports single operators only of programs that were bound while the profiler was on.
     file = os.path.join(folder, "profile.json")
     mx.profiler.set_config(profile_symbolic=True, aggregate_stats=True, filename=file)
     mx.profiler.set_state("run")
@@ -76,9 +76,9 @@ def _profile(evaluations, ctx):
 
 
 def _timed(evaluations, ctx):
-    """Dict from operator to what the profiler, which is on, tells of some steps."""
+    """Dict from operator to the statistics of the profiler, which is on, over some steps."""
     with one_blas_thread([evaluations.simplified], ctx):
-        program = _rehearsal(evaluations, ctx)
+        program = _profiled_program(evaluations, ctx)
         program.run()
         mx.nd.waitall()
         mx.profiler.dumps(reset=True)
@@ -88,8 +88,8 @@ def _timed(evaluations, ctx):
     return json.loads(mx.profiler.dumps(reset=True, format="json"))["Time"].get("operator", {})
 
 
-def _rehearsal(evaluations, ctx):
-    """A program that changes nothing of anybody else's but the position in the random streams."""
+def _profiled_program(evaluations, ctx):
+    """A program on copies of all arrays: running it changes nothing but the state of the random streams."""
     leaves = {node.key: node.array.copy() for node in evaluations.simplified.nodes if node.operator == "parameter"}
     gradients = {uuid: mx.nd.zeros_like(value) for uuid, value in leaves.items()}
-    return Program(evaluations.simplified, leaves, gradients, ctx, own_states=True, one_by_one=True)
+    return Program(evaluations.simplified, leaves, gradients, ctx, copy_states=True, bulk=False)

@@ -135,9 +135,9 @@ class Graph(NamedTuple):
     A computation.
 
     ``nodes`` are all nodes it needs, each after its inputs, random ones in the order in which they drew. ``loss`` and
-    ``objective`` are entries. ``results`` are what is wanted of each parameter, an entry by its name: the gradient of
-    the objective, left out where it is zero, or the value after some steps. They are None where gradients are not part
-    of the graph, and MXNet has to find them.
+    ``objective`` are entries. ``results`` maps the name of a parameter to the entry that is wanted for it: the gradient
+    of the objective, left out where it is zero, or the value after some steps. It is None where gradients are not part
+    of the graph, so that MXNet has to find them.
     """
 
     nodes: List[Node]
@@ -153,14 +153,14 @@ class Graph(NamedTuple):
         return "\n".join(lines + [f"{name} -> {_reference(entry, names)}" for name, entry in heads.items()])
 
     def heads(self):
-        """The entries that are asked for."""
+        """The entries that a run computes."""
         return [self.loss, self.objective] if self.results is None else [self.loss, *self.results.values()]
 
     def mapped(self, change):
         """
-        The heads, with other entries in place of theirs.
+        The heads after each of their entries was replaced by another.
 
-        :param change: function of an entry.
+        :param change: function from an entry to its replacement.
         :returns: tuple of the loss, the objective and the results.
         """
         results = self.results and {name: change(entry) for name, entry in self.results.items()}
@@ -218,11 +218,11 @@ def live_graph(nodes, loss, objective, results=None):
 
 def difference(first, second):
     """
-    How two traces of one objective differ, if they are not the same computation.
+    How two traces of one objective differ.
 
     :param first: :class:`Graph`.
     :param second: :class:`Graph`.
-    :returns: None, or a text.
+    :returns: a text; None if they are the same computation.
     """
     if len(first.nodes) != len(second.nodes):
         return f"{len(first.operators())} operators in one evaluation, {len(second.operators())} in the next"

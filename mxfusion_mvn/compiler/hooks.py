@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hooks of a trace: what takes the place of functions of MXNet while an evaluation is traced.
+"""The hooks of a trace: replacements for functions of MXNet while an evaluation is traced.
 
-Each hook obeys the thread of the trace only, calls what it replaces, and notes what was done.
+Each hook acts in the thread of the trace only. It calls the function that it replaces, and notes the call.
 """
 
 from contextlib import ExitStack, contextmanager
@@ -18,7 +18,7 @@ from mxnet.gluon.parameter import DeferredInitializationError
 from mxnet.ndarray import NDArray
 from mxnet.ndarray.sparse import BaseSparseNDArray
 
-# Functions of MXNet's library that are no operators, and why what they do cannot be traced.
+# Functions of MXNet's library that are not operators, and the reason why they cannot be traced.
 _REFUSED_CALLS = {
     "MXRandomSeed": "the objective seeds the random streams",
     "MXRandomSeedContext": "the objective seeds the random streams",
@@ -50,8 +50,8 @@ def replaced(owner, name, hook):
     Replace an attribute for the span of a ``with`` block, because MXNet offers no hook; it is put back in any case.
 
     :param owner: a module or a class.
-    :param name: of the attribute.
-    :param hook: what takes its place.
+    :param name: the name of the attribute.
+    :param hook: its replacement.
     """
     original = getattr(owner, name)
     setattr(owner, name, hook)
@@ -85,7 +85,7 @@ def _traced_operator(trace):
 
 
 def _called(trace, name, out, function):
-    """The result of an operator: a draw may be given."""
+    """The result of an operator; the trace may prescribe that of a random one."""
     if not is_random(name):
         return function()
     with trace.paused():
@@ -94,7 +94,7 @@ def _called(trace, name, out, function):
 
 
 def _before_writing(trace, inputs, out):
-    """The inputs of an operator, those that it overwrites copied: a constant is remembered as it was."""
+    """The inputs of an operator; those that it overwrites are copied, because a constant is remembered as it was."""
     written = [array.handle.value for array in (out if isinstance(out, (list, tuple)) else [out])]
     with trace.paused(), autograd.pause():
         return [
@@ -103,7 +103,7 @@ def _before_writing(trace, inputs, out):
 
 
 def _traced_dropout(trace, call, handle, arrays, attributes):
-    """Dropout of ones draws the mask, from the same random numbers; the product is what Dropout gives."""
+    """Dropout of ones draws the mask, from the same random numbers; its product with the input is the output."""
     with trace.paused():
         with autograd.pause(train_mode=True):
             mask = trace.draw(lambda: invoke(call, handle, [mx.nd.ones_like(arrays[0])], attributes))
@@ -113,7 +113,7 @@ def _traced_dropout(trace, call, handle, arrays, attributes):
 
 
 def _replayable(trace, name, attributes, inputs, outputs):
-    """The operator that does the same in a Symbol."""
+    """The operator that computes the same in a Symbol."""
     if name == "_copyto":
         if inputs[0].dtype == outputs[0].dtype:
             return "_copy", {}
@@ -125,12 +125,12 @@ def _replayable(trace, name, attributes, inputs, outputs):
         trace.give_up(f"the operator `{kind}` is written in Python")
     draws = name == "LeakyReLU" and attributes.get("act_type") == "rrelu" or name.startswith("_image_random_")
     if draws or attributes.get("get_prob") == "True":
-        trace.give_up(f"`{name}` draws random numbers together with something else")
+        trace.give_up(f"`{name}` returns random numbers together with other results")
     return name, attributes
 
 
 def _traced_block(trace):
-    """A hybridized block would run as one operator made of others: run its parts."""
+    """Run the parts of a hybridized block, which otherwise runs as a single operator."""
     call_cached_op = HybridBlock._call_cached_op
 
     def hook(block, *args):

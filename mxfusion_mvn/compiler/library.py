@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of MXNet, called by name through its C interface, which Python's wrappers do not offer."""
+"""Calls of MXNet's operators by name, through its C interface, because its Python wrappers do not offer them."""
 
 import ctypes
 import functools
@@ -13,13 +13,13 @@ def invoke(function, handle, arrays, attributes):
     """
     Call an operator imperatively.
 
-    :param function: ``mxnet.ndarray.register._imperative_invoke``, or what it was before it was replaced.
+    :param function: ``mxnet.ndarray.register._imperative_invoke``, or the function that a hook replaced.
     :param handle: address of the operator, an int.
     :param arrays: list of NDArrays.
     :param attributes: dict from name to string.
     :returns: NDArray.
     """
-    # Whether it is an operator of mx.np; in newer versions also whether it returns a list.
+    # Whether this is an operator of mx.np, and in newer versions also whether it returns a list.
     flags = [False] * (len(inspect.signature(function).parameters) - 5)
     return function(handle, arrays, list(attributes), list(attributes.values()), None, *flags)
 
@@ -40,7 +40,7 @@ def operator_handle(name):
 @functools.lru_cache(maxsize=None)
 def operator_info(handle):
     """
-    Name of an operator, and the attribute that counts its inputs.
+    The name of an operator, and the attribute that counts its inputs.
 
     :param handle: its address, an int.
     :returns: tuple of two strings; the second is empty unless the operator takes any number of inputs.
@@ -66,7 +66,7 @@ def operator_info(handle):
 
 class OperatorCall:
     """
-    A call of an operator that writes to arrays that exist.
+    A call of an operator that writes to an existing array.
 
     :param operator: its registered name.
     :param inputs: list of NDArrays.
@@ -96,7 +96,7 @@ class OperatorCall:
         """
         Push the call.
 
-        :param attributes: those that have another value this time.
+        :param attributes: the attributes whose values differ this time.
         """
         for name, value in attributes.items():
             self._values[self._position[name]] = repr(value).encode()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of operators: all that the compiler knows of an operator of MXNet, except for its adjoint.
+"""The table of operators: everything that the compiler knows about an operator of MXNet, except its adjoint.
 
-Who adds an operator adds a row here and an adjoint in ``derivatives``. An operator without a row is traced and run like
-any other; no rule applies to it, and without an adjoint MXNet finds the gradients of the whole graph.
+To add an operator, add a row here and an adjoint in ``derivatives``. An operator without a row is traced and run like
+any other; but no rule applies to it, and without an adjoint MXNet finds the gradients of the whole graph.
 """
 
 import ast
@@ -13,33 +13,33 @@ class Operator(NamedTuple):
     """
     One row of the table.
 
-    ``attributes`` are those that rules and adjoints read, with MXNet's defaults. The other columns are what holds of
-    the operator; a position is that of an input.
+    ``attributes`` are those that rules and adjoints read, with MXNet's defaults. The other columns are properties of
+    the operator; positions are those of its inputs.
     """
 
     attributes: Dict[str, Any] = {}
     elementwise: bool = False  # a function of each entry of its one array
     backward_takes: Optional[str] = None  # what `_backward_x` takes beside a gradient: the "input" or the "output" of x
     zero_derivative: bool = False
-    neutral: Optional[float] = None  # with this scalar it copies
+    neutral: Optional[float] = None  # with this scalar the operator copies its array
     changes_shape_only: bool = False
     broadcasts_only: bool = False
-    copies: bool = False  # where it leaves the shape as it is
-    reorders: bool = False  # the sum of all entries stays
+    copies: bool = False  # if the shape stays the same
+    reorders: bool = False  # entries only change places, so that their sum stays the same
     reduction: bool = False
-    linear: Tuple[int, ...] = ()  # positions: scalars that multiply these multiply the output
-    sign: int = 0  # it is a sum of two arrays, the second with this sign
+    linear: Tuple[int, ...] = ()  # in these positions: scalars that multiply such an input multiply the output
+    sign: int = 0  # the operator is a sum of two arrays, the second with this sign
     multiplication: bool = False  # entry by entry
     division: bool = False  # entry by entry
     product: bool = False  # the sum of its entries is a dot product, or one divided by a scalar
     event_axes: Optional[int] = None  # a function of each matrix of a batch: how many axes its value has
     matrix_product: bool = False  # of two batches of matrices, or a triangular solve
     factorisation: bool = False  # of a matrix, by LAPACK
-    layer: bool = False  # of a neural network, which MXNet divides among threads
-    own_layout: bool = False  # oneDNN lays out its output as suits it, and others pass the layout on
-    states: Tuple[int, ...] = ()  # positions: it updates these in place
+    layer: bool = False  # a layer of a neural network, which MXNet divides among threads
+    own_layout: bool = False  # oneDNN chooses the layout of its output, and other operators pass the layout on
+    states: Tuple[int, ...] = ()  # in these positions: inputs that the operator updates in place
     training_only: bool = False  # it behaves differently in training, where an executor always is
-    few_values: bool = False  # its draws have few values, and may come twice
+    few_values: bool = False  # its draws have few values, so that two of them may be equal
 
 
 class Binary(NamedTuple):
@@ -48,7 +48,7 @@ class Binary(NamedTuple):
     equal_shapes: str
     scalar_right: Optional[str]
     scalar_left: Optional[str]
-    fast_equal_shapes: Optional[str] = None  # if that is another one
+    fast_equal_shapes: Optional[str] = None  # if the fastest form is a different one
 
     @property
     def fastest(self):
@@ -155,7 +155,7 @@ _rows("_contrib_SyncBatchNorm", states=(3, 4))
 _rows("RNN", layer=True, training_only=True)
 _rows("Dropout", training_only=True, few_values=True)
 
-# What operators that the host wrote in Python do.
+# Operators that MXFusion wrote in Python, and those of MXNet that compute the same.
 NATIVE = {"make_diagonal": "_linalg_makediag"}
 COMMUTATIVE = ("elemwise_add", "elemwise_mul", "broadcast_add", "broadcast_mul")
 
@@ -197,7 +197,7 @@ def is_random(name):
 
 def has_few_values(name):
     """
-    Whether the draws of a random operator have few values, and may come twice.
+    Whether the draws of a random operator have so few values that two draws may be equal.
 
     :param name: its name.
     :returns: a bool.
@@ -212,7 +212,7 @@ def decoded(operator, name, attributes):
     :param operator: the name of the operator.
     :param name: the name of the attribute, one of the operator's row.
     :param attributes: dict from name to string.
-    :returns: a value of the type of MXNet's default, which it is where the attribute is not set.
+    :returns: a value of the type of MXNet's default; that default if the attribute is not set.
     """
     default = traits(operator).attributes[name]
     text = attributes.get(name)

@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewriting a traced graph into one that computes the same, and the gradients, with fewer and cheaper operators.
+"""From a traced graph to one that computes the same, and the gradients, with fewer and cheaper operators.
 
 The passes, in their order, and the form that each leaves:
 
 ``canonical``
-    No operator that does nothing. Broadcasts and reshapes come as late as possible, arrays of equal shapes meet in
-    ``elemwise_add`` and its like, constants are folded. The objective, a sum of sums, is summed term by term.
+    Operators that do nothing are gone. Broadcasts and reshapes come as late as possible, arrays of equal shapes are
+    added by ``elemwise_add`` (and so on), constants are folded. The objective, a sum of sums, is summed term by term.
 ``splits``
-    Slices that make up an array are outputs of one split.
+    Slices that together make up an array are outputs of one split.
 ``gradients``
-    The gradients are results of the graph, unless an operator has no known adjoint; then ``mxnet_gradients`` is the
-    last pass.
+    The gradients are results of the graph. If an operator has no known adjoint, ``mxnet_gradients`` follows instead,
+    as the last pass.
 ``scalars``
-    Scalars that multiply arrays have moved outward and met.
+    Scalars that multiply arrays are moved outward, and multiplied with each other.
 ``absorbed``
     Scalars are part of the products that they multiply.
 ``lowered``
-    Slow operators of MXNet have given way to fast ones: sums and broadcasts are dot products, ``elemwise_add`` is
+    Slow operators of MXNet are replaced by fast ones: sums and broadcasts are dot products, ``elemwise_add`` is
     ``broadcast_add`` again.
 ``mxnet_gradients``
-    The same where gradients are left to MXNet, whose backward operators are fastest for equal shapes.
+    As ``lowered``, for gradients that are left to MXNet, whose backward operators are fastest for equal shapes. Entries
+    that many nodes use are copied.
 
-The rules of ``canonical`` and of ``lowered`` undo each other: they must not be in one Rewriter.
+The rules of ``canonical`` and of ``lowered`` undo each other, so they must not be in one Rewriter.
 """
 
 from mxfusion_mvn.compiler.derivatives.reverse import differentiated
 from mxfusion_mvn.compiler.graph import live_graph
 from mxfusion_mvn.compiler.rewriter import Rewriter, rule
 from mxfusion_mvn.compiler.rules.basic import BASIC
-from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, with_few_uses
+from mxfusion_mvn.compiler.rules.lowering import LOWERING, LOWERING_WITHOUT_GRADIENTS, split_heavily_used_entries
 from mxfusion_mvn.compiler.rules.masks import diagonal_of_mask, triangle_of_product
 from mxfusion_mvn.compiler.rules.products import product_with_scalar, row
 from mxfusion_mvn.compiler.rules.scalars import SCALARS, absorbed
@@ -64,7 +65,7 @@ def passes(graph, is_derived=True):
     yield "splits", graph
     derived = differentiated(Rewriter(BASIC, ctx), graph) if is_derived else None
     if derived is None:
-        yield "mxnet_gradients", with_few_uses(_rewritten(LOWERING_WITHOUT_GRADIENTS, ctx, graph))
+        yield "mxnet_gradients", split_heavily_used_entries(_rewritten(LOWERING_WITHOUT_GRADIENTS, ctx, graph))
         return
     graph = live_graph(*derived)
     yield "gradients", graph
@@ -87,9 +88,9 @@ def _summed(rewriter, graph):
 
 @rule("BlockGrad")
 def _unblocked(rewriter, node):
-    """When gradients are part of a graph, nothing has to be kept from them."""
+    """A graph whose gradients are part of it needs no BlockGrad any more."""
     return node.inputs[0]
 
 
-# Rules that gradients call for.
+# Rules for operators that occur in gradients.
 _DERIVED = (_unblocked, row, diagonal_of_mask, triangle_of_product, product_with_scalar, slice_of_reshape)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A graph bound to arrays, to be run by a call or two.
+"""A graph bound to arrays.
 
-What a step asks of Python is a few calls into MXNet with arguments that were converted once.
+A run takes only a call or two from Python into MXNet, with arguments that were converted once.
 """
 
 import ctypes
@@ -23,31 +23,31 @@ class Program:
 
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :param parameters: dict from the name of a parameter to the NDArray that holds it.
-    :param gradients: dict from the name of a parameter to the NDArray that is for its gradient.
+    :param gradients: dict from the name of a parameter to the NDArray that receives its gradient.
     :param ctx: MXNet context.
     :param fixed_noise: whether to use the noise of the trace instead of drawing.
-    :param own_states: whether to work on copies of the arrays that operators update in place.
-    :param one_by_one: whether to hand the operators to the worker one by one, for MXNet's profiler to see them.
+    :param copy_states: whether to work on copies of the arrays that operators update in place.
+    :param bulk: whether MXNet may run many operators as one; its profiler sees single operators only if not.
 
-    ``loss`` is the NDArray that a run writes the loss to, ``losses`` keeps it; ``draws`` are those that it writes what
-    its random operators draw to, in their order. ``results`` is the NDArray (size of all
-    parameters,) that a run writes the results of the graph to, in the order of ``gradients``; None where they are in
-    several arrays, or where MXNet finds the gradients.
+    A run writes the loss to the NDArray ``loss``, whose values ``losses`` keeps, and the draws of the random operators
+    to ``draws``, in their order. It writes the results of the graph to ``results``, an NDArray (size of all
+    parameters,), in the order of ``gradients``; that is None where they are in several arrays, or where MXNet finds the
+    gradients.
     """
 
-    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, own_states=False, one_by_one=False):
+    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, copy_states=False, bulk=True):
         builder = SymbolBuilder(fixed_noise)
         symbol = builder.build(graph, gradients)
         names = {name: leaf.key for name, leaf in builder.leaves.items() if _is_parameter(leaf)}
         arrays = {name: getattr(leaf, "array", leaf) for name, leaf in builder.leaves.items()}
         arrays.update({name: parameters[key] for name, key in names.items()})
         states = {name: arrays.pop(name) for name in symbol.list_auxiliary_states()}
-        states = {name: state.copy() if own_states else state for name, state in states.items()}
+        states = {name: state.copy() if copy_states else state for name, state in states.items()}
         self._is_derived = graph.results is not None
         wanted = {} if self._is_derived else gradients
         receivers = {name: wanted[key] for name, key in names.items() if key in wanted}
         requests = {name: "write" if name in receivers else "null" for name in arrays}
-        with _binding_options(_ONE_BY_ONE if one_by_one else _OPTIONS):
+        with _binding_options(_OPTIONS if bulk else _WITHOUT_BULK):
             self.executor = symbol.bind(ctx, arrays, receivers, requests, aux_states=states)
         self.loss = self.executor.outputs[-1]
         self.draws = [] if fixed_noise else self.executor.outputs[: sum(node.is_random for node in graph.nodes)]
@@ -73,7 +73,7 @@ class Program:
             check_call(_LIB.MXExecutorBackwardEx(executor, count, heads, training))
 
     def deliver(self):
-        """Push copies of the gradients to the arrays that are for them, if they are not there."""
+        """Push copies of the gradients to the arrays that receive them, if a run does not write them there."""
         for delivery in self._deliveries:
             delivery()
 
@@ -87,19 +87,19 @@ def _parts(flat, shaped):
     return parts
 
 
-# What MXNet reads from the environment when it binds. Its default backend for graphs without gradients replaces dense
-# layers by operators that keep a re-ordered copy of their weights from the first run: parameters that change would be
-# ignored. The backend "default" takes no operators at all, and, unlike "NONE", MXNet does not announce it on stderr.
+# Options that MXNet reads from the environment when it binds. Its default backend for graphs without gradients replaces
+# dense layers by operators that keep a re-ordered copy of their weights from the first run, so that changes of
+# parameters would be ignored. The backend "default" replaces no operators, and for it MXNet prints nothing.
 _REQUIRED = {"MXNET_SUBGRAPH_BACKEND": "default"}
 # These may be set by users. The second says how many operators a worker takes at once; MXNet's own default is 15.
 _OPTIONS = {"MXNET_SUBGRAPH_VERBOSE": "0", "MXNET_EXEC_BULK_EXEC_MAX_NODE_TRAIN": "1000"}
-_ONE_BY_ONE = {**_OPTIONS, "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
+_WITHOUT_BULK = {**_OPTIONS, "MXNET_EXEC_BULK_EXEC_INFERENCE": "0"}
 _LOCK = threading.Lock()
 
 
 @contextmanager
 def _binding_options(options):
-    """Set MXNet's options for the span of a call; MXNet takes them from the environment of the process only."""
+    """Set MXNet's options for the span of a call; MXNet reads them from the environment of the process only."""
     with _LOCK:
         wanted = {name: value for name, value in options.items() if name not in os.environ}
         before = {name: os.environ.get(name) for name in _REQUIRED}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses on their way from a program to Python, and learning rates on the way back.
 
-A loss is read long after its step was pushed, so each step needs an array of its own. To make an NDArray takes longer
-than a step of a small model: arrays are used again when their losses are forgotten.
+A loss is read long after its step was pushed, so each step needs an array of its own. Making an NDArray takes longer
+than a step of a small model, so arrays are used again once their losses are forgotten.
 """
 
 import ctypes
@@ -16,24 +16,24 @@ from mxnet.base import _LIB, check_call
 
 class Losses:
     """
-    Keeps losses until they are read, those of each run in an array of its own, so that errors keep apart.
+    Keeps losses until they are read, those of each run in an array of its own, so that an error belongs to one run.
 
-    :param loss: the NDArray that each run writes its loss to, or the losses of several steps.
+    :param loss: the NDArray that each run writes its loss to, or its losses if it makes several steps.
     """
 
     def __init__(self, loss):
         self._loss = loss
         self._slots = Pool(self._slot)
 
-    def keep(self, held=None):
+    def keep(self, kept_alive=None):
         """
         Push a copy of the present losses.
 
-        :param held: an object to hold until they are forgotten.
+        :param kept_alive: an object to keep alive until they are forgotten.
         :returns: list of :class:`PendingLoss`.
         """
-        lease = self._slots.lease(held)
-        array, copy = lease.lent
+        lease = self._slots.lease(kept_alive)
+        array, copy = lease.value
         copy()
         return [PendingLoss(lease, array, index) for index in range(self._loss.size)]
 
@@ -44,9 +44,9 @@ class Losses:
 
 class PendingLoss:
     """
-    A loss that has been pushed, with what the driver asks of an NDArray.
+    A loss that has been pushed; the driver reads it as it reads an NDArray.
 
-    :param lease: what keeps the array until all of its losses are forgotten.
+    :param lease: the lease of the array, kept until all of its losses are forgotten.
     :param array: :class:`HostArray`.
     :param index: its position there.
     """
@@ -62,7 +62,7 @@ class PendingLoss:
         """
         Wait for the loss.
 
-        :returns: a NumPy number.
+        :returns: a NumPy scalar.
         :raises MXNetError: if it could not be computed.
         """
         return self._array.read(self._index)
@@ -70,7 +70,7 @@ class PendingLoss:
 
 class Pool:
     """
-    Objects to use one after the other, made when they are needed.
+    Objects that are used again once they are free, and made when none is.
 
     :param create: function that makes one.
     """
@@ -79,31 +79,31 @@ class Pool:
         self._create = create
         self._free = []
 
-    def lease(self, held=None):
+    def lease(self, kept_alive=None):
         """
-        An object, as ``lent`` of a lease; it is free again when the lease is forgotten.
+        An object, the ``value`` of a lease; it is free again when the lease is forgotten.
 
-        :param held: an object to hold as long.
+        :param kept_alive: an object to keep alive as long.
         :returns: the lease.
         """
-        return _Lease(self._free.pop() if self._free else self._create(), self._free, held)
+        return _Lease(self._free.pop() if self._free else self._create(), self._free, kept_alive)
 
 
 class _Lease:
-    __slots__ = ("_free", "_held", "lent")
+    __slots__ = ("_free", "_kept_alive", "value")
 
-    def __init__(self, lent, free, held):
-        self.lent = lent
+    def __init__(self, value, free, kept_alive):
+        self.value = value
         self._free = free
-        self._held = held
+        self._kept_alive = kept_alive
 
     def __del__(self):
-        self._free.append(self.lent)
+        self._free.append(self.value)
 
 
 class HostArray:
     """
-    An NDArray whose numbers Python reads and writes where they lie, if they lie in its memory.
+    An NDArray whose entries Python reads and writes in place, if they are in the memory of the process.
 
     :param like: NDArray of the same shape, dtype and device.
 
@@ -119,10 +119,10 @@ class HostArray:
 
     def read(self, index):
         """
-        Wait for the array, and read a number.
+        Wait for the array, and read an entry.
 
         :param index: its position, if the array were flat.
-        :returns: a NumPy number.
+        :returns: a NumPy scalar.
         :raises MXNetError: if the array could not be computed.
         """
         if self._memory is None:
@@ -130,20 +130,20 @@ class HostArray:
         check_call(_LIB.MXNDArrayWaitToRead(self.array.handle))
         return np.float64(self._memory[index])
 
-    def write(self, numbers):
+    def write(self, values):
         """
-        Write numbers at once: nothing that reads the array may be under way.
+        Write all entries at once. No pushed operator may still have to read the array.
 
-        :param numbers: list of as many as the array has.
+        :param values: list of as many floats as the array has entries.
         """
         if self._memory is None:
-            self.array[:] = np.reshape(numbers, self.array.shape)
+            self.array[:] = np.reshape(values, self.array.shape)
         else:
-            self._memory[: len(numbers)] = numbers
+            self._memory[: len(values)] = values
 
 
 def _memory(array):
-    """The numbers of an array where they lie, None where Python cannot reach them."""
+    """The memory of an array, None where Python cannot reach it."""
     if array.context.device_type != "cpu":
         return None
     address = ctypes.c_void_p()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Making a new graph out of a traced one, node by node, under a set of rules."""
+"""Rewriting a graph node by node, by a set of rules."""
 
 import hashlib
 from collections import defaultdict
@@ -21,11 +21,11 @@ class RewriteError(Exception):
 
 def rule(*operators):
     """
-    Declare a rule: a function of the rewriter and a node that is to be made.
+    Declare a rule: a function of the rewriter and of the node that is about to be made.
 
     It returns the entry to use in place of the node's first output, or None if it does not apply.
 
-    :param operators: names of the operators that it may apply to; none for all.
+    :param operators: names of the operators that the rule may apply to; without any it may apply to all.
     :returns: a decorator.
     """
 
@@ -40,8 +40,7 @@ class Rewriter:
     """
     Makes the nodes of a new graph; equal nodes are made once.
 
-    :param rules: functions declared by :func:`rule`. The first that returns an entry, and not None, decides what is
-        used in place of a node.
+    :param rules: functions declared by :func:`rule`. The first of them that returns an entry replaces the node by it.
     :param ctx: MXNet context of new constants.
 
     ``nodes`` are the nodes made, each after its inputs.
@@ -70,7 +69,7 @@ class Rewriter:
 
     def add(self, node):
         """
-        Make a node, or what the rules say.
+        Make a node, or the entry that a rule puts in its place.
 
         :param node: a :class:`~mxfusion_mvn.compiler.graph.Node` with entries of the new graph as inputs.
         :returns: the entry of its first output.
@@ -105,7 +104,7 @@ class Rewriter:
 
     def constant(self, values, dtype, node=None):
         """
-        Make a constant, or find one of the same values.
+        Make a constant, or find the one with the same values.
 
         :param values: NumPy array.
         :param dtype: its dtype.
@@ -173,7 +172,7 @@ class Rewriter:
 
 @rule()
 def evaluated(rewriter, node):
-    """What depends on constants alone is a constant."""
+    """An operator whose inputs are all constants is evaluated once; its value is a constant."""
     constants = [_constant_array(entry) for entry in node.inputs]
     if node.is_random or not constants or len(node.shapes) > 1 or any(array is None for array in constants):
         return None
@@ -226,7 +225,7 @@ def _constant_key(values):
 
 
 def _key(node):
-    """What equal nodes have in common, None for nodes that are made each time."""
+    """A key that equal nodes share; None for nodes that are never shared."""
     if node.operator == CONSTANT and node.size <= LARGE_CONSTANT:
         return _constant_key(node.array.asnumpy())
     if node.is_leaf or node.is_random or len(node.shapes) > 1:

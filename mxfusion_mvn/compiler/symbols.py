@@ -7,7 +7,7 @@ from mxfusion_mvn.compiler.operators import traits
 import mxnet as mx
 from mxnet._ctypes.symbol import _symbol_creator
 
-# Parameters of up to so many scalars together have their results in one array: joining costs time for each entry and
+# Parameters of up to so many scalars in all have their results in one array: joining takes time for each entry, but
 # saves Python calls.
 _FEW_SCALARS = 20_000
 
@@ -31,7 +31,7 @@ class SymbolBuilder:
         The Symbol.
 
         :param graph: a :class:`~mxfusion_mvn.compiler.graph.Graph`.
-        :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
+        :param learned: dict from the name of each parameter that a result is wanted for to an array of its shape.
         :returns: Symbol whose last output is the loss. Before it comes the objective, if it is not the same; or the
             results of the graph, in the order of the parameters, zero where there is none: in one flat array where
             :func:`are_joined` says so. Without fixed noise the draws come first, in their order.
@@ -67,7 +67,7 @@ class SymbolBuilder:
         return flat if len(flat) == 1 else [call("_npi_concatenate", flat, {"axis": "0"}, "results")]
 
     def _flat(self, head, label):
-        # The reshape of mx.np copies nothing, and leaves an array in a layout that has no views.
+        # The reshape of mx.np copies nothing, but MXNet has no views of arrays in a layout of oneDNN's.
         if self._has_own_layouts:
             return call("Reshape", [head], {"shape": "(-1,)"}, label)
         return call("_np_reshape", [head], {"newshape": "(-1,)"}, label)
@@ -77,7 +77,7 @@ class SymbolBuilder:
         return mx.sym.identity(self._variable("zeros", zeros, zeros.shape, zeros.dtype))
 
     def _head(self, entry):
-        """An output of its own."""
+        """The Symbol of an entry, as an output of its own."""
         return mx.sym.identity(self._entry(entry)) if entry.node.is_leaf else self._entry(entry)
 
     def _entry(self, entry):
@@ -98,7 +98,7 @@ class SymbolBuilder:
     def _random(self, node):
         if node.operator != "Dropout":
             return self._drawn(node, [self._entry(entry) for entry in node.inputs])
-        # Dropout does not give its mask, which is what it makes of ones.
+        # Dropout does not return its mask; but Dropout of ones is the mask.
         ones = mx.nd.ones(node.shape, dtype=node.dtype, ctx=node.noise[0].context)
         mask = self._drawn(node, [self._variable("ones", ones, ones.shape, ones.dtype)])
         return mx.sym.broadcast_mul(self._entry(node.inputs[0]), mask)
@@ -121,7 +121,7 @@ def are_joined(learned):
     """
     Whether the results of a graph are to be one array.
 
-    :param learned: dict from the names of the parameters that results are wanted of to arrays of their shapes.
+    :param learned: dict from the name of each parameter that a result is wanted for to an array of its shape.
     :returns: a bool.
     """
     return sum(array.size for array in learned.values()) <= _FEW_SCALARS
@@ -147,7 +147,7 @@ def call(name, inputs, attributes, label):
 
 def check(graph):
     """
-    Hold a graph against what MXNet infers: each node comes after its inputs, with the shapes and dtypes that it has.
+    Check that each node of a graph comes after its inputs, with the shapes and dtypes that MXNet infers.
 
     :param graph: a :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :raises AssertionError: naming the first node that is wrong, with what was got and expected.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many threads the linear algebra of a program gets.
 
-MXNet's OpenBLAS hands a matrix of 32 rows to all threads it has. With two of them it takes five times as long as with
-one to factorise a matrix of 64 rows, and ten times as long to invert it. Where all matrices of a program are small it
-is kept to one.
+MXNet's OpenBLAS divides a matrix of 32 rows among all of its threads. With two threads it takes five times as long as
+with one to factorise a matrix of 64 rows, and ten times as long to invert it. If all matrices of a program are small,
+OpenBLAS is kept to one thread.
 """
 
 import ctypes
@@ -55,13 +55,13 @@ def _is_large(node):
         return node.inputs[0].shape[-1] >= THREADED_MATRIX
     if row.matrix_product or node.operator in ("dot", "FullyConnected"):
         return _multiplications(node) >= THREADED_PRODUCT
-    # These are divided among the same threads, unless the environment says among how many.
+    # Other operators are divided among the same threads, unless the environment says among how many.
     is_large = not node.is_leaf and node.size >= THREADED_ARRAY
     return row.layer or is_large and "OMP_NUM_THREADS" not in os.environ
 
 
 def _multiplications(node):
-    """Of one product: with factors (m, k) and (k, n) the root of mk * kn * mn."""
+    """The number of multiplications of a product; with factors (m, k) and (k, n) it is the root of mk * kn * mn."""
     first, second = (node.inputs * 2)[:2]
     shapes = [first.shape, second.shape, node.shape]
     if traits(node.operator).matrix_product:
@@ -70,7 +70,7 @@ def _multiplications(node):
 
 
 class _SingleThread:
-    """How many ask for a single thread, by the number of the device."""
+    """Counts, by the number of the device, the callers that ask for a single thread."""
 
     def __init__(self):
         self._lock = threading.Lock()
@@ -100,7 +100,7 @@ class _Context(ctypes.Structure):
 
 _CPU = 1
 _FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)
-_before: Dict[int, int] = {}  # the number of threads by that of the device, read and written by MXNet's thread alone
+_before: Dict[int, int] = {}  # from device to number of threads; only MXNet's thread reads and writes it
 
 
 @_FUNCTION
@@ -116,10 +116,10 @@ def _free(_, device):
 
 def _push(function, device):
     """
-    Have a function called by the thread that runs operators, when it is its turn. Nobody waits for it.
+    Have MXNet's thread for operators call a function, in its turn. Nobody waits for it.
 
-    :param function: a function of C's, which must not be forgotten, of a context of MXNet's and a pointer.
-    :param device: the number of the device, which it gets as the pointer.
+    :param function: a C function of a context of MXNet and a pointer; it must be kept alive.
+    :param device: the number of the device, passed to the function as the pointer.
     """
     ctx = ctypes.byref(_Context(_CPU, device))
     check_call(

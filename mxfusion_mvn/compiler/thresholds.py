@@ -12,9 +12,9 @@ LARGE_CONSTANT = 10**7
 DOT_TO_SUM = 64
 DOT_TO_BROADCAST = 128
 # From so many entries on: picking the entries of a triangle by their positions instead of searching for them; functions
-# of MKLDNN instead of MXNet's own; arrays of equal shapes where MXNet finds the gradients (1 ns an entry for 30).
+# of MKLDNN instead of MXNet's own; arrays of equal shapes where MXNet finds the gradients (1 ns instead of 30).
 MANY_ENTRIES = 128
-# So few arrays are added one by one: MKLDNN takes long to set up its sum.
+# Up to so many arrays are added one by one, because MKLDNN takes long to set up its sum.
 FEW_SUMMANDS = 6
 # An array with up to so many entries takes no longer to multiply by a scalar than a single entry.
 CHEAP_TO_SCALE = 500
@@ -22,13 +22,13 @@ CHEAP_TO_SCALE = 500
 JOINED_ARRAYS = 3
 JOINED_SIZE = 200
 
-# A dense layer by MKLDNN takes 30 us to set up, and is faster for large products: multiplications.
+# A dense layer by MKLDNN takes 30 us to set up; it is faster for products of more multiplications than this.
 DENSE_FROM = 50_000
 LARGE_PRODUCT = 2_000_000
 # For A^T A in float32 a layer is faster from so many columns on, with up to so many rows.
 WIDE = 256
 TALL = 3000
-# A symmetric product of fewer entries, or of longer sums, is faster as such, although MXNet copies its other triangle
+# A symmetric product of fewer entries, or of longer sums, is faster by syrk, although MXNet copies its other triangle
 # at 11 ns an entry.
 SMALL_SQUARE = 1024
 LONG_SUMS = {"float32": 1000, "float64": 500}

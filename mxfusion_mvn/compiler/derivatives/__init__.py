@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gradients of a graph: ``reverse`` goes through it, by the adjoints of ``numbers``, ``axes`` and ``matrices``."""
+"""Gradients of a graph: ``reverse`` derives them, by the adjoints in ``elementwise``, ``axes`` and ``matrices``."""

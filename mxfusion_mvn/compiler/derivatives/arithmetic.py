@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What adjoints are written with: arithmetic on the entries of a graph, broadcasting and its reverse."""
+"""Helpers for adjoints: arithmetic on the entries of a graph, broadcasting and its reverse."""
 
 from typing import Callable, Dict
 
@@ -12,7 +12,7 @@ def adjoint(*operators):
     """
     Declare an adjoint, see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`.
 
-    :param operators: names of the operators that it belongs to.
+    :param operators: names of the operators whose adjoint it is.
     :returns: a decorator.
     """
 
@@ -43,7 +43,7 @@ def times(rewriter, left, right):
 
     :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param left: entry.
-    :param right: entry, or a number.
+    :param right: entry, or a float.
     :returns: an entry.
     """
     if isinstance(right, float):
@@ -78,11 +78,11 @@ def with_scalar(rewriter, operator, entry, number):
 
 def unbroadcast(rewriter, gradient, shape):
     """
-    The gradient of what was broadcast.
+    The gradient of an array that was broadcast.
 
     :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
-    :param gradient: entry: that of the broadcast array.
-    :param shape: the shape before, aligned to the right.
+    :param gradient: entry, the gradient of the broadcast array.
+    :param shape: the shape before the broadcast, aligned to the right.
     :returns: an entry of that shape.
     """
     full = gradient.shape

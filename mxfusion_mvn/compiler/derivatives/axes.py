@@ -52,7 +52,7 @@ def _slice(rewriter, node, gradient):
 
 
 def _padded(rewriter, gradient, axis, begin, shape):
-    """Zeros on both sides, up to the size of an axis."""
+    """Pad with zeros on both sides, up to the size of an axis."""
     own = gradient.shape
     parts = [_zeros(rewriter, gradient, own[:axis] + (begin,) + own[axis + 1 :]), gradient]
     parts.append(_zeros(rewriter, gradient, own[:axis] + (shape[axis] - begin - own[axis],) + own[axis + 1 :]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The adjoints of functions of each entry; see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`.
+"""The adjoints of elementwise functions; see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`.
 
 Where several entries compete for a maximum, and where a function has no derivative, the values are those of MXNet's
 autograd.
@@ -18,7 +18,7 @@ _LARGE = 38.0
 
 @adjoint(*(name for name, row in OPERATORS.items() if row.backward_takes))
 def _with_backward_operator(rewriter, node, gradient):
-    """By the operator of MXNet that multiplies a gradient by the derivative."""
+    """By MXNet's own backward operator, which multiplies a gradient by the derivative."""
     known = node.inputs[0] if OPERATORS[node.operator].backward_takes == "input" else node.entry()
     operator = f"_backward_{node.operator.lstrip('_')}"
     return [rewriter.call(operator, [gradient, known], node.shape, node.attributes)]
@@ -70,7 +70,7 @@ def _activation(rewriter, node, gradient):
 
 
 def _binary(*operators):
-    """Declare the adjoint of a function of two arrays by the two gradients in the shape of the output."""
+    """Declare the adjoint of a function of two arrays: the decorated function gives both gradients, broadcast."""
 
     def declare(gradients):
         def broadcasting(rewriter, node, gradient):
@@ -131,7 +131,7 @@ def _where(rewriter, node, gradient):
 
 
 def _chosen(rewriter, condition, gradient):
-    """The gradient where a condition holds, and where it does not, elsewhere zero, even if the gradient is infinite."""
+    """The gradient where a condition holds, and where it does not; zero elsewhere, even where it is infinite."""
     shape, dtype = gradient.shape, gradient.dtype
     zeros = rewriter.constant(np.zeros(shape, dtype), dtype)
     pairs = (gradient, zeros), (zeros, gradient)
@@ -139,7 +139,7 @@ def _chosen(rewriter, condition, gradient):
 
 
 def _is_softplus(node):
-    """Whether a choice is x where x > c, else log(1 + exp(min(x, c))), for a c so large that the slope is a sigmoid."""
+    """Whether a choice is softplus: x where x > c, else log(1 + exp(min(x, c))), c so large that its slope is 1."""
     condition, first, other = node.inputs
     chain = [condition]
     for name in ("log1p", "exp", "_minimum_scalar"):

@@ -2,8 +2,8 @@
 """The adjoints of operators on matrices; see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`.
 
 The formulas are those of Giles, Collected matrix derivative results for forward and reverse mode algorithmic
-differentiation (2008), and for the Cholesky factor of Murray, Differentiation of the Cholesky decomposition (2016). As
-MXNet's autograd has it, the gradient of a factor is a lower triangle, and that of a factorised matrix is symmetric.
+differentiation (2008), and for the Cholesky factor of Murray, Differentiation of the Cholesky decomposition (2016). The
+gradient of a factor is lower triangular, and that of a factorised matrix symmetric, as in MXNet's autograd.
 """
 
 from mxfusion_mvn.compiler.derivatives.arithmetic import adjoint, binary, times, unary
@@ -28,7 +28,7 @@ def _transposed(rewriter, matrix):
 
 
 def _masked(rewriter, matrix, mask):
-    """The product of the entries of matrices with those of one of their size, a NumPy array."""
+    """Matrices times a mask of their size, a NumPy array, entry by entry."""
     shape = (1,) * (len(matrix.shape) - 2) + mask.shape
     constant = rewriter.constant(mask.reshape(shape).astype(matrix.dtype), matrix.dtype)
     return times(rewriter, matrix, constant)
@@ -115,7 +115,7 @@ def _syrk(rewriter, node, gradient):
 
 
 def _is_symmetric(entry):
-    """Whether matrices are known to be symmetric: A A^T, L^-T S L^-1, and what scalars and sums make of such."""
+    """Whether matrices are known to be symmetric: A A^T, L^-T S L^-1, and sums and multiples of such matrices."""
     if entry.is_a("_linalg_syrk"):
         return True
     if entry.is_a("_linalg_gemm2"):
@@ -157,7 +157,7 @@ def _potrf(rewriter, node, gradient):
 
 @adjoint("_linalg_trsm")
 def _trsm(rewriter, node, gradient):
-    """With U = op(L)^-T gradient the system is one for U; X is its solution."""
+    """With U = op(L)^-T gradient, alpha U is the gradient of the right-hand side; X is the solution."""
     if not node["lower"]:
         return None
     factor, solution = node.inputs[0], node.entry()
@@ -199,7 +199,7 @@ def _sumlogdiag(rewriter, node, gradient):
 
 
 def _reversed_by(operator):
-    """The adjoint of an operator that puts entries into matrices, or takes them out: the other one."""
+    """The adjoint of an operator that puts entries into matrices is the one that takes them out, and vice versa."""
 
     def reverse(rewriter, node, gradient):
         return [rewriter.call(operator, [gradient], node.inputs[0].shape, node.attributes)]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reverse-mode differentiation: a graph with the gradients of its objective as part of it.
 
-MXNet could find them as well, but what it finds cannot be simplified, and adds a pass of its own to each step.
+MXNet could find the gradients as well, but those cannot be simplified, and they take a pass of their own in each step.
 
-An adjoint says how the gradient of an operator's output becomes those of its inputs. It is a function of the rewriter
-that makes the nodes, the node, and the entry of the gradient of its output (a list of them, or None, for a node of
-several outputs). It returns a list of entries of the shapes of the inputs, None where no gradient passes; or None, if
-there is something about the node that it does not know.
+An adjoint turns the gradient of an operator's output into the gradients of its inputs. It is a function of the rewriter
+that makes the nodes, the node, and the entry of the gradient of its output (for a node of several outputs a list of
+entries, None for an output without gradient). It returns a list of entries of the shapes of the inputs, None where no
+gradient passes. It returns None in place of the list if it does not know the node's attributes.
 """
 
 from typing import Dict

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that leave out operators that do nothing, and move computations in front of broadcasts and reshapes.
 
-x * 1, a sum over an axis of size 1, a reshape of a reshape, a constant that repeats itself: none of these is needed.
+Examples are x * 1, a sum over an axis of size 1, a reshape of a reshape, and a constant that repeats itself.
 """
 
 from mxfusion_mvn.compiler.graph import CONSTANT
@@ -30,7 +30,7 @@ def _constant(rewriter, node):
 
 @rule(*having("changes_shape_only", "reduction"))
 def _only_reshapes(rewriter, node):
-    """Also a reduction along axes of size 1."""
+    """An operator that only changes the shape is a reshape; so is a reduction along axes of size 1."""
     if node.size == node.inputs[0].size and len(node.shapes) == 1:
         return rewriter.reshaped(node.inputs[0], node.shape)
     return None
@@ -46,7 +46,7 @@ def _reshape(rewriter, node):
 
 
 def _reshape_of_broadcast(rewriter, source, shape):
-    """Axes of size 1 may come and go before as well as after a broadcast."""
+    """Axes of size 1 may be added and removed before a broadcast as well as after it."""
     if not source.is_a("broadcast_to"):
         return None
     inner = source.inputs[0]
@@ -69,7 +69,7 @@ def _filled(rewriter, node):
 
 @rule("SwapAxis", "transpose")
 def _transposition(rewriter, node):
-    """MXNet exchanges two axes much more slowly than it transposes, and a reshape does where no entry moves."""
+    """MXNet swaps two axes much more slowly than it transposes; where no entry moves, a reshape is enough."""
     shape = node.inputs[0].shape
     axes = _permutation(node, len(shape))
     moved = [axis for axis in axes if shape[axis] > 1]
@@ -91,25 +91,25 @@ def _permutation(node, ndim):
 
 @rule(*having("copies"))
 def _copy(rewriter, node):
-    """A copy, and a slice of everything."""
+    """Leave out a copy, and a slice of the whole array."""
     return node.inputs[0] if node.inputs[0].shape == node.shape else None
 
 
 @rule("Cast")
 def _cast(rewriter, node):
-    """To the dtype that it has."""
+    """Leave out a cast to the dtype that the array has."""
     return node.inputs[0] if node.inputs[0].dtype == node.dtype else None
 
 
 @rule("BlockGrad")
 def _block(rewriter, node):
-    """Where there is no gradient to block."""
+    """Leave out BlockGrad where there is no gradient to block."""
     return None if rewriter.has_gradient(node.inputs[0]) else node.inputs[0]
 
 
 @rule(*(name for name in having("elementwise") if traits(name).neutral is not None))
 def _neutral(rewriter, node):
-    """x * 1 and x + 0."""
+    """x * 1 and x + 0 are x."""
     (source,) = node.inputs
     return source if node["scalar"] == traits(node.operator).neutral and source.dtype == node.dtype else None
 
@@ -141,7 +141,7 @@ def _second_power(rewriter, node):
 
 @rule(*having("elementwise"))
 def _unary(rewriter, node):
-    """A function of each entry is computed before entries are copied or arranged."""
+    """An elementwise function is computed before a broadcast or a reshape."""
     if not node.inputs[0].is_a("broadcast_to", "Reshape"):
         return None
     source = node.inputs[0].inputs[0]
@@ -152,7 +152,7 @@ def _unary(rewriter, node):
 
 @rule(*BINARY, *BROADCASTING)
 def _binary(rewriter, node):
-    """A function of two arrays is computed in the smallest shape, by the form for that shape."""
+    """A function of two arrays is computed in the smallest shape, by the operator for that shape."""
     operator = BROADCASTING.get(node.operator, node.operator)
     reshaped = _before_reshape(rewriter, operator, node) or _difference(operator, node)
     if reshaped is not None:
@@ -173,7 +173,7 @@ def _binary(rewriter, node):
 
 
 def _before_reshape(rewriter, operator, node):
-    """A function of reshaped arrays is the reshaped function; a scalar broadcasts to any shape."""
+    """f(reshape(x), reshape(y)) is reshape(f(x, y)); a scalar broadcasts to any shape."""
     sources = [entry.inputs[0] if entry.is_a("Reshape") else entry for entry in node.inputs]
     if sources == node.inputs:
         return None
@@ -204,7 +204,7 @@ def _difference(operator, node):
 
 
 def _with_scalar(rewriter, operator, sources, shape):
-    """x + c for a constant c of one entry."""
+    """x + c, for a constant c of one entry, is an operator with a scalar."""
     left, right = sources
     forms = BINARY[operator]
     for entry, scalar, form in ((left, right, forms.scalar_right), (right, left, forms.scalar_left)):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operators of MXNet that are slow on CPUs, replaced by fast ones that do the same.
+"""Rules that replace operators of MXNet that are slow on CPUs by fast ones that compute the same.
 
-A sum takes 6 ns per number, a dot product with ones 0.7; a row is copied to many at 5 ns per number, by a dot product
-with ones at 0.4. So sums and broadcasts are dot products where there are enough numbers for that to pay. The gradient
-that MXNet finds of a broadcasting product takes 30 ns per number, that of a product of equal shapes 1 ns. So what is
-broadcast is broadcast first, if gradients are left to MXNet.
+A sum takes 6 ns an entry, a dot product with ones 0.7 ns. Copying a row to many rows takes 5 ns an entry, a dot product
+with ones 0.4 ns. So sums and broadcasts of large enough arrays become dot products. MXNet's gradient of a product that
+broadcasts takes 30 ns an entry, its gradient of a product of equal shapes 1 ns. So if gradients are left to MXNet,
+arrays are broadcast before they are multiplied.
 """
 
 from typing import Any, Dict, List
@@ -18,13 +18,13 @@ from mxfusion_mvn.compiler.thresholds import DOT_TO_BROADCAST, DOT_TO_SUM, FEW_S
 
 import numpy as np
 
-# From eight uses of an array on MXNet adds up its gradients in place, wrongly.
+# From eight uses of an array on, MXNet lets operators add to its gradient in place, which some of them cannot do.
 _FEW_USES = 6
 
 
 @rule(*BINARY)
 def _equal_shapes(rewriter, node):
-    """What is broadcast is broadcast first: MXNet's gradient of a product is faster for equal shapes."""
+    """Inputs are broadcast first, because MXNet's gradient of a product is faster for equal shapes."""
     if node.size < MANY_ENTRIES or all(entry.shape == node.shape for entry in node.inputs):
         return None
     inputs = [rewriter.broadcast(entry, node.shape) for entry in node.inputs]
@@ -33,7 +33,7 @@ def _equal_shapes(rewriter, node):
 
 @rule("broadcast_to")
 def _broadcast(rewriter, node):
-    """A broadcast by a dot product, and so is its gradient."""
+    """A large broadcast is a dot product with ones."""
     if node.size < DOT_TO_BROADCAST:
         return None
     source = node.inputs[0]
@@ -52,7 +52,7 @@ def _broadcast(rewriter, node):
 
 @rule("sum", "mean")
 def _sum(rewriter, node):
-    """A sum by a dot product."""
+    """A large sum is a dot product."""
     if len(node.shapes) > 1 or node.inputs[0].size < DOT_TO_SUM:
         return None
     source, axes = node.inputs[0], reduced_axes(node)
@@ -70,7 +70,7 @@ def _sum(rewriter, node):
 
 
 def _sum_of_runs(rewriter, source, batch, before, kept, after):
-    """The sums of an array (batch, before, kept, after), an entry with as many numbers as batch and kept."""
+    """The sums of an array (batch, before, kept, after) over `before` and `after`, an entry of size batch * kept."""
     if batch * kept == 1:
         flat = rewriter.reshaped(source, (before * after,))
         return rewriter.call("dot", [flat, rewriter.ones(flat.shape, flat)], (1,))
@@ -97,12 +97,15 @@ def _dot(rewriter, left, right):
 
 def _runs(shape, is_summed):
     """
-    Sizes of runs of axes: first that are not summed over, then that are, then not, then again.
+    Merge axes into four: (kept, summed, kept, summed).
+
+    A sum over the first axis of (5, 3) gives (1, 5, 3, 1), over the last (1, 1, 5, 3), over the middle one of (2, 4, 3)
+    gives (2, 4, 3, 1).
 
     :param shape: tuple of int.
     :param is_summed: list of bool, one for each axis.
-    :returns: tuple of four int, the first above 1 only if the second is; None if there are more runs, or many sums of
-        few numbers.
+    :returns: tuple of four int, the first above 1 only if the second is; None if four are too few, or for many sums of
+        few entries.
     """
     runs: List[List[int]] = []
     for size, flag in zip(shape, is_summed):
@@ -122,7 +125,7 @@ def _runs(shape, is_summed):
 
 @rule("elemwise_add", "add_n")
 def _addition(rewriter, node):
-    """MKLDNN takes longer to set up its addition of few arrays than to add them."""
+    """Few arrays are added one by one, because MKLDNN takes longer to set up its addition."""
     if not 1 < len(node.inputs) <= FEW_SUMMANDS:
         return None
     total = node.inputs[0]
@@ -133,19 +136,19 @@ def _addition(rewriter, node):
 
 @rule("Reshape")
 def _reshape(rewriter, node):
-    """Reshape copies, and the one of mx.np does not."""
+    """The reshape of mx.np does not copy."""
     return rewriter.call("_np_reshape", node.inputs, node.shape, {"newshape": node.shape})
 
 
 @rule("Concat")
 def _concatenation(rewriter, node):
-    """MKLDNN takes longer to set up than to join few entries, and mx.np does without."""
+    """The concatenation of mx.np needs no set-up by MKLDNN, which takes longer than joining few entries."""
     return rewriter.call("_npi_concatenate", node.inputs, node.shape, {"axis": node["dim"]})
 
 
 @rule("_linalg_extracttrian")
 def _taken_triangle(rewriter, node):
-    """To pick entries by their positions takes half as long as to find out where the triangle is."""
+    """Taking the entries of a triangle by their positions takes half as long as extracttrian."""
     offset, size = node["offset"], node.inputs[0].shape[-1]
     if node.size != node.shape[-1] or offset > 0 or not node["lower"] or node.size < MANY_ENTRIES:
         return None
@@ -158,7 +161,7 @@ def _taken_triangle(rewriter, node):
 
 @rule(*BROADCASTING_BINARY)
 def _leading_axes(rewriter, node):
-    """What is broadcast needs no leading axes of size 1."""
+    """An array that is broadcast needs no leading axes of size 1."""
     inputs = [_without_leading_axes(entry) for entry in node.inputs]
     if inputs == node.inputs or np.broadcast_shapes(*(entry.shape for entry in inputs)) != node.shape:
         return None
@@ -175,7 +178,7 @@ def _without_leading_axes(entry):
 
 @rule("_linalg_maketrian")
 def _triangle(rewriter, node):
-    """To take the lower triangle out and put it in again takes 25 ns an entry, to choose its entries 1."""
+    """Taking the lower triangle out and putting it back takes 25 ns an entry; choosing its entries takes 1 ns."""
     (taken,) = node.inputs
     if not taken.is_a("_linalg_extracttrian") or node.attributes or taken.node.attributes:
         return None
@@ -188,21 +191,21 @@ def _triangle(rewriter, node):
 
 @rule("tanh", "sigmoid", "relu")
 def _function(rewriter, node):
-    """MKLDNN computes several entries at once."""
+    """Functions of many entries are computed by MKLDNN, several entries at once."""
     if node.dtype == "float32" and node.size > MANY_ENTRIES:
         return rewriter.call("Activation", node.inputs, node.shape, {"act_type": node.operator})
     return None
 
 
-def with_few_uses(graph):
+def split_heavily_used_entries(graph):
     """
-    The graph with copies of entries that more than seven nodes use, because of a fault of MXNet's.
+    Copy entries that more than seven nodes use, because MXNet finds wrong gradients of those.
 
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :returns: a graph that computes the same.
     """
     nodes: List[Node] = []
-    present: Dict[Any, Any] = {}  # from the entry to what stands for it now, and how often that was used
+    present: Dict[Any, Any] = {}  # from an entry to the copy that stands for it now, and the number of its uses
     made: Dict[Node, Node] = {}
 
     def use(entry):
@@ -224,5 +227,5 @@ def with_few_uses(graph):
 
 _LOWERING = (*PRODUCTS, _broadcast, _sum, _addition, _reshape, _triangle, mask_of_mask, _function, evaluated)
 LOWERING = (_concatenation, _taken_triangle, _leading_axes, *_LOWERING)
-# What MXNet is to find the gradients of.
+# For graphs whose gradients MXNet finds.
 LOWERING_WITHOUT_GRADIENTS = (_equal_shapes, *_LOWERING)

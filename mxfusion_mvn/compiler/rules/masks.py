@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for matrices that are masked, by ``where`` or by a product with zeros and ones, as gradients mask them."""
+"""Rules for matrices that gradients mask, by ``where`` or by a product with zeros and ones."""
 
 from mxfusion_mvn.compiler.graph import CONSTANT
 from mxfusion_mvn.compiler.rewriter import rule
@@ -9,7 +9,7 @@ import numpy as np
 
 @rule("where")
 def mask_of_mask(rewriter, node):
-    """Of two constant masks one remains: where(c, where(d, x, 0), 0) is where(c and d, x, 0)."""
+    """Two constant masks become one: where(c, where(d, x, 0), 0) is where(c and d, x, 0)."""
     condition, inner, zeros = node.inputs
     if not (condition.is_a(CONSTANT) and inner.is_a("where") and is_zero(zeros)):
         return None
@@ -29,7 +29,7 @@ def mask_of_mask(rewriter, node):
 
 @rule("_linalg_extractdiag")
 def diagonal_of_mask(rewriter, node):
-    """A diagonal that is taken out of a matrix need not be masked, where the mask is the same along it."""
+    """If only the diagonal of a matrix is read, a mask that is constant along the diagonal is not needed."""
     (matrix,) = node.inputs
     if not matrix.is_a("where") or not matrix.inputs[0].is_a(CONSTANT) or node["offset"] != 0:
         return None
@@ -44,7 +44,7 @@ def diagonal_of_mask(rewriter, node):
 
 @rule("_linalg_extracttrian")
 def triangle_of_product(rewriter, node):
-    """A triangle that is taken out of a matrix need not be masked, if the mask is one there."""
+    """If only a triangle of a matrix is read, a mask that is one in that triangle is not needed."""
     offset = node["offset"]
     if not node.inputs[0].is_a("elemwise_mul", "broadcast_mul") or offset > 0 or not node["lower"]:
         return None

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Products of matrices, each by the kernel of MXNet that is fastest for its size and type; measured on CPUs.
+"""Rules that compute each product of matrices by the fastest kernel of MXNet for its size and type, on CPUs.
 
-- MKLDNN, which only a dense layer calls, multiplies large matrices of float32 twice as fast as OpenBLAS where the
-  processor has AVX-512, and takes 30 us to set up.
+- MKLDNN, which only a dense layer calls, multiplies large matrices of float32 twice as fast as OpenBLAS if the
+  processor has AVX-512; but it takes 30 us to set up.
 - A symmetric product A^T A takes half of the operations of a general one, but MXNet copies its other triangle at
-  11 ns per number.
-- MXNet's transposition of many rows takes 4 ns per number.
+  11 ns an entry.
+- MXNet's transposition of many rows takes 4 ns an entry.
 """
 
 from mxfusion_mvn.compiler.graph import CONSTANT
@@ -27,7 +27,7 @@ from mxnet import autograd
 
 @rule("FullyConnected")
 def _dense(rewriter, node):
-    """A small layer takes MKLDNN longer to set up than to compute."""
+    """A small dense layer is a product: MKLDNN takes longer to set it up than to compute it."""
     if len(node.inputs) != 3 or node.dtype != "float32":
         return None
     data, weight, bias = node.inputs
@@ -43,7 +43,7 @@ def _dense(rewriter, node):
 
 @rule("_linalg_syrk", "_linalg_gemm2")
 def _square(rewriter, node):
-    """A^T A and A A^T."""
+    """A^T A and A A^T are a dense layer, a syrk or a gemm2, by their size."""
     is_transposed = _transposed_in_square(node)
     if is_transposed is None:
         return None
@@ -77,7 +77,7 @@ def _transposed_in_square(node):
 
 @rule("_linalg_gemm2")
 def _large(rewriter, node):
-    """A B^T of large matrices."""
+    """A B^T of large matrices is a dense layer."""
     is_plain = node["transpose_b"] and not node["transpose_a"] and node["alpha"] == 1 and "axis" not in node.attributes
     if node.dtype != "float32" or not is_plain:
         return None
@@ -98,7 +98,7 @@ def _layer(rewriter, rows, weight, shape):
 
 @rule("_linalg_trsm", "_linalg_trmm")
 def constant_factor(rewriter, node):
-    """A small triangular system is a product with the inverse, if that is a constant."""
+    """A small triangular system with a constant factor is a product with the inverse."""
     factor, rows = node.inputs
     size = rows.shape[-1]
     is_small = factor.size == size**2 and rows.size * size <= SMALL_SYSTEM
@@ -120,8 +120,8 @@ def _inverse(factor):
     """
     X with X L = I, row by row by substitution.
 
-    For such an inverse X r is as near to L^-1 r as what substitution gives, but not for one with L X = I (Higham,
-    Accuracy and Stability of Numerical Algorithms, section 14.2).
+    With such an inverse X r is as accurate as substitution; with one that solves L X = I it is not (Higham, Accuracy
+    and Stability of Numerical Algorithms, section 14.2).
     """
     with autograd.pause():
         identity = mx.nd.eye(len(factor), dtype="float64", ctx=factor.context)
@@ -144,7 +144,7 @@ def row(rewriter, node):
 
 @rule("_linalg_gemm2")
 def product_with_scalar(rewriter, node):
-    """Products of (B..., m, 1) and (B..., 1, n), one of m and n being 1."""
+    """A product of (B..., m, 1) and (B..., 1, n), where m or n is 1, is an elementwise product."""
     if "axis" in node.attributes:
         return None
     rows, columns = node.shape[-2:]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for scalars that multiply arrays: they move outward, where they meet others, and are multiplied once.
+"""Rules that move scalars that multiply arrays outward, where they are multiplied with each other.
 
-Gradients are full of them::
+Gradients have many such scalars::
 
     f(c x) = c f(x) for linear f        <c x, y> = c <x, y>        c x + c y = c (x + y)        x + x = 2 x
 
-At last they go into constants, and into the scalars that products of matrices are multiplied by anyway.
+In the end they are absorbed by constants, and by the products of matrices that take a scalar anyway.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ import numpy as np
 
 
 def _split(entry):
-    """A number and an array whose product is an entry."""
+    """A float and an array whose product is an entry."""
     node = entry.node
     if node.operator == "negative":
         return -1.0, node.inputs[0]
@@ -31,14 +31,14 @@ def _split(entry):
 
 
 def _factored(rewriter, entry):
-    """The same, also behind a reshape."""
+    """The same, also for a product that is reshaped."""
     number, array = _split(entry.inputs[0] if entry.is_a("Reshape") else entry)
     return number, entry if number == 1 else rewriter.reshaped(array, entry.shape)
 
 
 def scaled(rewriter, entry, number):
     """
-    An array times a number.
+    An array times a float.
 
     :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param entry: entry.
@@ -56,7 +56,7 @@ def _merged(rewriter, node):
     number, source = _split(node.entry())
     inner, array = _split(source)
     product = number * inner
-    if node.dtype.kind != "f":  # products of integers are rounded one by one
+    if node.dtype.kind != "f":  # each product of integers is rounded
         return None
     if number == -1 and traits(source.node.operator).sign == -1:
         return rewriter.call(source.node.operator, source.inputs[::-1], node.shape)
@@ -67,7 +67,7 @@ def _merged(rewriter, node):
 
 @rule()
 def _outward(rewriter, node):
-    """f(c x) is c f(x) for a function that is linear in x."""
+    """f(c x) is c f(x) if f is linear in x."""
     if any(dtype.kind != "f" for dtype in node.dtypes):
         return None
     inputs, number = list(node.inputs), 1.0
@@ -82,10 +82,10 @@ def _outward(rewriter, node):
 
 @rule()
 def _outward_entry(rewriter, node):
-    """The same for large arrays that are multiplied by one entry, or one entry for each matrix of a batch."""
+    """The same for a large array times an array of one entry, or of one entry for each matrix of a batch."""
     if any(dtype.kind != "f" for dtype in node.dtypes):
         return None
-    # Else the rule would exchange two such factors for ever; and matrices may lie along other axes.
+    # Otherwise the rule would swap two such factors for ever; and with an `axis` matrices lie along other axes.
     if node.operator in ("broadcast_mul", "broadcast_div") or "axis" in node.attributes and node.operator != "sum":
         return None
     for position in _positions(node):
@@ -106,7 +106,7 @@ def _positions(node):
 
 
 def _few_scalars(entry):
-    """One number, or one for each matrix, and a large array whose product is an entry; or None and the entry."""
+    """An array of one entry, or of one for each matrix, and a large array whose product is an entry; or None and it."""
     if entry.is_a("broadcast_mul") and entry.size > CHEAP_TO_SCALE:
         for number, array in (entry.inputs, entry.inputs[::-1]):
             is_small = len(number.shape) == len(entry.shape) and set(number.shape[-2:]) == {1}
@@ -116,7 +116,7 @@ def _few_scalars(entry):
 
 
 def _shape_outside(node, shape):
-    """The shape in which numbers that multiplied an input multiply the output, None if they cannot."""
+    """The shape in which an array of few entries multiplies the output instead of an input; None if it cannot."""
     if set(shape) == {1}:
         return (1,) * len(node.shape)
     if node.operator in ("elemwise_mul", "elemwise_div") or traits(node.operator).matrix_product:
@@ -158,7 +158,7 @@ def _addition(rewriter, node):
 
 
 def _added_to_scaled(rewriter, node, number, y):
-    """(c x + b) + c y is c (x + y) + b, for a number c that is not 1 and arrays of one shape; also with - b."""
+    """(c x + b) + c y is c (x + y) + b, for a scalar c other than 1 and arrays of one shape; also with - b."""
     left = node.inputs[0].node
     if number == 1 or not traits(left.operator).sign:
         return None
@@ -189,14 +189,14 @@ SCALARS = (_merged, _outward, _outward_entry, _square, _addition, _masked)
 
 def absorbed(graph):
     """
-    The graph with scalars in the products that they multiply, where nothing else uses these.
+    Move scalars into the products that they multiply, if nothing else uses these products.
 
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
     :returns: a graph that computes the same.
     """
     uses = Counter(entry for node in graph.nodes for entry in node.inputs)
     uses.update(graph.heads())
-    factors = {}  # of products that a scalar is absorbed by
+    factors = {}  # from the products that absorb a scalar to the scalar
     for node in graph.nodes:
         number, source = _split(node.entry())
         if number != 1 and uses[source] == 1 and _takes_scalar(source.node) and source.node not in factors:
@@ -223,7 +223,7 @@ def _takes_scalar(node):
 
 
 def _multiplied(node, number, constants):
-    """A product times a number, as one; new constants are appended to a list."""
+    """A product that has absorbed a scalar; new constants are appended to a list."""
     if "alpha" in traits(node.operator).attributes:
         node.attributes = {**node.attributes, "alpha": repr(node["alpha"] * number)}
         return node

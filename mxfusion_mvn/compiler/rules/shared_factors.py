@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules for matrices that are broadcast along batch axes: what many share is factored, and solved with, once.
+"""Rules for matrices that are broadcast along batch axes: a shared matrix is factored once, and solved with once.
 
 With one factor L for the vectors r_1, ..., r_M of a batch::
 

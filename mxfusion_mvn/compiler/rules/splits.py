@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slices that together make up an array, as loops over samples take them, become one split.
+"""Slices that together make up an array, as a loop over samples takes them, become one split.
 
-The gradient of each slice is an array of the full size, and all of them are added up; that of a split is made at once.
+The gradient of each slice would be an array of the full size, and all would be added; that of a split is made at once.
 """
 
 from typing import Any, Dict, List
@@ -37,7 +37,7 @@ def with_splits(graph):
 
 
 def _parts(slices):
-    """Dict from slice to the output of a split that is the same, empty if the slices do not make up an array."""
+    """Dict from each slice to the equal output of a split; empty if the slices do not make up an array."""
     begins = {node["begin"]: node for node in slices}
     (source,), axis, shape = slices[0].inputs, slices[0]["axis"], slices[0].shape
     size, width = source.shape[axis], shape[axis]
@@ -51,7 +51,7 @@ def _parts(slices):
 
 @rule("slice_axis")
 def slice_of_reshape(rewriter, node):
-    """A slice along a last axis that a reshape keeps can be taken before."""
+    """A slice along the last axis is taken before a reshape that keeps this axis."""
     if not node.inputs[0].is_a("Reshape"):
         return None
     reshaped, inner = node.inputs[0], node.inputs[0].inputs[0]

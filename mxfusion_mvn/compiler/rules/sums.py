@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sum of sums, term by term.
+"""The objective, a sum of sums, summed term by term.
 
-An objective is a sum of log densities, each summed over rows and averaged over draws. It is taken apart as far as it is
-linear::
+An objective is a sum of log densities, each summed over rows and averaged over draws. It is split into its linear
+parts::
 
     sum_i (a_i + c b_i) = sum_i a_i + c sum_i b_i        sum_i a_i b_i = <a, b>        sum_i x = n x
 
-so that what is broadcast is not summed at all, what is constant is summed once, and a sum of products is a dot product,
-which is much faster than MXNet's sum. The gradients are those of the sum; the loss itself is summed in another order.
+so that broadcast arrays are not summed at all, constants are summed once, and a sum of products is a dot product, which
+is much faster than MXNet's sum. The gradients are those of the sum; the loss itself is summed in another order.
 """
 
 from typing import Any, Dict, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 
 
 class Term(NamedTuple):
-    """A number times the sum of an array."""
+    """A float times the sum of an array."""
 
     factor: float
     entry: Entry
@@ -28,12 +28,12 @@ class Term(NamedTuple):
 
 def summed(rewriter, entry, is_joined=False):
     """
-    The same number, summed term by term.
+    A total, summed term by term.
 
     :param rewriter: :class:`~mxfusion_mvn.compiler.rewriter.Rewriter`.
     :param entry: entry of size 1.
-    :param is_joined: whether to join small arrays to sum them at once, which is of no use to who derives the sum.
-    :returns: an entry of the same shape; the one given, if it is not a single number.
+    :param is_joined: whether to join small arrays and sum them at once; not worth it if the sum will be differentiated.
+    :returns: an entry of the same shape; *entry* itself, if its size is not 1.
     """
     if entry.size != 1:
         return entry
@@ -62,7 +62,7 @@ def _total(rewriter, entry, is_joined=False):
 
 
 def _joined(rewriter, terms):
-    """Small arrays that would be summed by themselves, as one product of all their numbers with their factors."""
+    """Join small arrays that would be summed one by one: the sum of all is one dot product with their factors."""
     small = [
         term for term in terms if 1 < term.entry.size <= JOINED_SIZE and not traits(term.entry.node.operator).product
     ]
@@ -70,15 +70,15 @@ def _joined(rewriter, terms):
         return terms
     sizes = [term.entry.size for term in small]
     dtype = small[0].entry.dtype
-    numbers = [rewriter.reshaped(term.entry, (size,)) for term, size in zip(small, sizes)]
-    numbers = rewriter.call("Concat", numbers, (sum(sizes),), {"dim": 0})
+    parts = [rewriter.reshaped(term.entry, (size,)) for term, size in zip(small, sizes)]
+    joined = rewriter.call("Concat", parts, (sum(sizes),), {"dim": 0})
     factors = rewriter.constant(np.repeat([term.factor for term in small], sizes).astype(dtype), dtype)
-    total = Term(1.0, rewriter.call("dot", [numbers, factors], (1,)))
+    total = Term(1.0, rewriter.call("dot", [joined, factors], (1,)))
     return [term for term in terms if term not in small] + [total]
 
 
 def _collected(terms):
-    """The terms with one for each array, without those that cancel."""
+    """One term for each array, without those that cancel."""
     factors: Dict[Any, float] = {}
     for factor, entry in terms:
         factors[entry] = factors.get(entry, 0.0) + factor
@@ -89,7 +89,7 @@ def _parts(rewriter, entry):
     """
     The linear parts of the sum of an array.
 
-    :returns: None, or a list of terms and a number that is to be added.
+    :returns: a list of terms and a float to be added; None if the array is not linear in others.
     """
     node = entry.node
     size, name = entry.size, node.operator
@@ -118,7 +118,7 @@ def _scaled_parts(rewriter, node, size):
 
 
 def _single(rewriter, term):
-    """The sum of an array that is not linear in others, a term of an entry of shape (1,)."""
+    """The sum of an array that is not linear in others, as a term whose entry has shape (1,)."""
     factor, entry = term
     if entry.size == 1 and not entry.is_a(*having("multiplication", "division")):
         return Term(factor, rewriter.reshaped(entry, (1,)))
@@ -130,7 +130,7 @@ def _single(rewriter, term):
 
 
 def _product(rewriter, node):
-    """<a, b>, and s <a, 1> and <a, 1> / s for a number s, as a term, or None."""
+    """The sum of a product as a term: <a, b>, or s <a, 1> or <a, 1> / s for s of one entry; else None."""
     left, right = node.inputs * 2 if node.operator == "square" else node.inputs
     is_division = traits(node.operator).division
     if left.size == 1 and not is_division:
@@ -148,7 +148,7 @@ def _product(rewriter, node):
 
 
 def _without_factor(entry):
-    """A number and an entry without it: c x as (c, x)."""
+    """The scalar factor of an entry, and the rest: (c, x) for c x."""
     factor = 1.0
     while entry.is_a("_mul_scalar", "_div_scalar", "negative", "Reshape"):
         number = -1.0 if entry.is_a("negative") else 1.0 if entry.is_a("Reshape") else entry.node["scalar"]
@@ -160,7 +160,7 @@ def _without_factor(entry):
 
 
 def _combination(rewriter, terms, offset):
-    """sum_i factor_i term_i + offset, with one multiplication for each factor there is."""
+    """sum_i factor_i term_i + offset, with one multiplication for each distinct factor."""
     groups: Dict[float, list] = {}
     for factor, entry in terms:
         groups.setdefault(factor, []).append(entry)

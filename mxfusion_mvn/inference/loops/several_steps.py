@@ -174,7 +174,7 @@ class SeveralSteps:
         :returns: list of the losses before each step.
         """
         lease = self._rates.lease()
-        rates, copy = lease.lent
+        rates, copy = lease.value
         corrected = [self._flat.adam.corrected(rate) for rate in learning_rates]
         self._rate = corrected[-1]
         rates.write(np.array(corrected, "float32").tolist())  # as MXNet's operator takes it
