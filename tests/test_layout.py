@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The floors of the package: who may import whom, and that the documents for maintainers name files that exist."""
+"""The floors of the package: who may import whom; short files of tests; and that documents name files that exist."""
 
 import ast
 import re
@@ -78,6 +78,12 @@ def test_there_are_no_circles():
 
 def test_the_root_is_small():
     assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+def test_files_of_tests_are_short_and_import_from_helpers_alone():
+    sources = {path: path.read_text() for path in (ROOT / "tests").rglob("*.py")}
+    assert {path.name for path, text in sources.items() if len(text.splitlines()) > 500} == set()
+    assert {path.name for path, text in sources.items() if re.search(r"^(from|import) test_", text, re.M)} == set()
 
 
 @pytest.mark.parametrize("document", ["docs/host.md", "docs/architecture.md"])

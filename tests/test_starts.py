@@ -4,13 +4,9 @@
 import re
 
 from mxfusion_mvn import (
-    GaussianMixture,
     InverseWishart,
     LKJCholesky,
-    LowRankMultivariateNormal,
-    MatrixNormal,
     MultivariateNormal,
-    MultivariateStudentT,
     Wishart,
     bijections,
 )
@@ -24,7 +20,6 @@ from mxfusion_mvn.inference import (
     load,
     save,
 )
-from mxfusion_mvn.inference.prior_means import prior_mean
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host_inference
@@ -36,17 +31,13 @@ from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.functions.operators import dot
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
-from scipy import stats
 
 from helpers.conjugate import exact_posterior
 from helpers.host import nd
+from helpers.prior_parameters import CORRELATION, MEAN, SCALE
 from helpers.runs import warned
 from helpers.tolerances import assert_close
 
-SCALE = np.array([[2.0, 0.6, -0.3], [0.6, 1.0, 0.2], [-0.3, 0.2, 0.7]])
-FACTOR = np.linalg.cholesky(SCALE)
-CORRELATION = np.linalg.cholesky(np.array([[1.0, 0.3, -0.2], [0.3, 1.0, 0.5], [-0.2, 0.5, 1.0]]))
-MEAN = np.array([3.0, -40.0, 0.5])
 CREATE = {
     "meanfield": create_Gaussian_meanfield,
     "fullrank": create_Gaussian_fullrank,
@@ -54,84 +45,6 @@ CREATE = {
 }
 # The offsets from means, in unconstrained coordinates.
 OFFSET = 0.07
-
-
-# What the means of priors are
-
-# Name -> (declares a variable, its mean)
-MEANS = {
-    "Normal": (lambda: host.Normal.define_variable(nd(MEAN), nd([2.0]), (4, 3)), MEAN),
-    "NormalMeanPrecision": (lambda: host.NormalMeanPrecision.define_variable(nd(MEAN), nd([2.0]), (3,)), MEAN),
-    "Laplace": (lambda: host.Laplace.define_variable(nd(MEAN), nd([2.0]), (3,)), stats.laplace(MEAN, 2.0).mean()),
-    "Gamma": (lambda: host.Gamma.define_variable(nd([3.0]), nd([0.5]), (2,)), [stats.gamma(3.0, scale=2.0).mean()]),
-    "GammaMeanVariance": (lambda: host.GammaMeanVariance.define_variable(nd([6.0]), nd([12.0]), (1,)), [6.0]),
-    "Beta": (lambda: host.Beta.define_variable(nd([3.0]), nd([1.5]), (1,)), [stats.beta(3.0, 1.5).mean()]),
-    "Uniform": (lambda: host.Uniform.define_variable(nd([-1.0]), nd([5.0]), (2,)), [stats.uniform(-1, 6).mean()]),
-    "Dirichlet": (
-        lambda: host.Dirichlet.define_variable(nd([2.0, 3.0, 5.0]), (3,)),
-        stats.dirichlet([2.0, 3.0, 5.0]).mean(),
-    ),
-    "Dirichlet of a number": (lambda: host.Dirichlet.define_variable(nd([2.0]), (3,)), [1 / 3] * 3),
-    "host MultivariateNormal": (
-        lambda: host.MultivariateNormal.define_variable((1, 3), nd(MEAN[None]), nd(SCALE[None])),
-        MEAN[None],
-    ),
-    "host Wishart": (
-        lambda: host.Wishart.define_variable((1, 3, 3), nd([7.0]), nd(SCALE[None])),
-        stats.wishart(7, SCALE).mean()[None],
-    ),
-    "MultivariateNormal": (lambda: MultivariateNormal(MEAN, SCALE, shape=(2, 3)), MEAN),
-    "MultivariateStudentT": (lambda: MultivariateStudentT(4.0, MEAN, SCALE, shape=(3,)), MEAN),
-    "LowRank": (lambda: LowRankMultivariateNormal(MEAN, np.ones((3, 1)), np.ones(3), shape=(3,)), MEAN),
-    "MatrixNormal": (
-        lambda: MatrixNormal(
-            np.outer([1.0, 2.0], MEAN), row_covariance=np.eye(2), column_covariance=SCALE, shape=(2, 3)
-        ),
-        np.outer([1.0, 2.0], MEAN),
-    ),
-    "GaussianMixture": (
-        lambda: GaussianMixture(np.array([0.25, 0.75]), np.stack([MEAN, -MEAN]), 1.0, shape=(3,)),
-        -0.5 * MEAN,
-    ),
-    "Wishart": (lambda: Wishart(7.0, SCALE, shape=(3, 3)), stats.wishart(7, SCALE).mean()),
-    "Wishart by factor": (lambda: Wishart(7.0, scale_tril=FACTOR, shape=(3, 3)), stats.wishart(7, SCALE).mean()),
-    "Wishart of a number": (lambda: Wishart(7.0, 2.0, shape=(4, 3, 3)), stats.wishart(7, 2 * np.eye(3)).mean()),
-    "InverseWishart": (  # the inverse of the mean of the precision
-        lambda: InverseWishart(7.0, SCALE, shape=(3, 3)),
-        np.linalg.inv(stats.wishart(7, np.linalg.inv(SCALE)).mean()),
-    ),
-    "LKJCholesky": (lambda: LKJCholesky(2.0, shape=(3, 3)), np.eye(3)),
-}
-
-
-@pytest.mark.parametrize("name", MEANS)
-def test_means_are_those_of_scipy(name):
-    declare, expected = MEANS[name]
-    model = Model()
-    model.v = declare()
-    given = {key: np.atleast_1d(constant(variable)) for key, variable in model.v.factor.inputs}
-    got = prior_mean(model.v.factor, model.v.shape, given)
-    assert_close(got, np.asarray(expected), rtol=1e-6, atol=1e-6)
-
-
-def constant(variable):
-    return np.asarray(variable.constant.asnumpy(), dtype="float64")
-
-
-@pytest.mark.parametrize(
-    ("declare", "left_out"),
-    [(lambda: host.Gamma.define_variable(nd([3.0]), nd([0.5]), (2,)), "beta"), (MEANS["Normal"][0], "mean")],
-    ids=["rate", "mean"],
-)
-def test_without_a_parameter_there_is_no_mean(declare, left_out):
-    factor = declare().factor
-    given = {key: constant(variable) for key, variable in factor.inputs if key != left_out}
-    assert prior_mean(factor, (2,), given) is None
-
-
-def test_a_mean_that_is_not_finite_is_none():
-    factor = host.Gamma.define_variable(nd([3.0]), nd([0.5]), (2,)).factor
-    assert prior_mean(factor, (2,), {"alpha": np.array([1.0]), "beta": np.array([0.0])}) is None
 
 
 # Inference begins there, in every support
@@ -499,70 +412,6 @@ def test_a_run_arrives_where_the_prior_is_far_from_zero(kind, rng):
         q = algorithm.posterior
         mean = inference.params[(q.mu if kind == "meanfield" else q.joint_0).factor.mean]
     assert_close(mean, center + far, rtol=0, atol=1e-3 if kind == "MAP" else 0.5 * np.sqrt(posterior[0, 0]))
-
-
-AGES = np.array([2.0, 4.0, 6.0, 8.0, 10.0])
-
-
-def growth_model(dtype, is_vague):
-    """Heights of children in millimetres, each with a level and a slope of its own; sizes of millimetres."""
-    design = np.stack([np.ones(5), AGES - AGES.mean()], axis=1)
-    center, spread = (0.0, 1e8) if is_vague else (np.array([1100.0, 60.0]), np.array([[2500.0, 0.0], [0.0, 100.0]]))
-    model = Model()
-    model.mean = MultivariateNormal(center, spread, shape=(2,), dtype=dtype)
-    model.child = MultivariateNormal(model.mean, np.array([[900.0, 0.0], [0.0, 25.0]]), shape=(8, 2), dtype=dtype)
-    model.height = MultivariateNormal(linear_in(model.child, design, dtype), 100.0, shape=(8, 5), dtype=dtype)
-    return model, design
-
-
-def linear_in(weights, design, dtype):
-    return dot(weights, Variable(value=nd(design.T, dtype)))
-
-
-@pytest.mark.parametrize("is_vague", [False, True], ids=["by the prior", "by initial values"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_growth_in_millimetres_arrives(dtype, is_vague, rng):
-    model, design = growth_model(dtype, is_vague)
-    heights = rng.normal([1080.0, 63.0], [30.0, 5.0], (8, 2)) @ design.T + 10 * rng.normal(size=(8, 5))
-    initial_values = {model.mean: [1000.0, 50.0]} if is_vague else None
-    inference = GradBasedInference(
-        MAP(model, [model.height], initial_values=initial_values),
-        grad_loop=CompiledLoop(schedule=lambda iteration: 2.0 * 0.995**iteration),
-        dtype=dtype,
-    )
-    record = inference.run(height=nd(heights, dtype), max_iter=1500)
-    assert abs(record.loss[-1] - best_loss(heights, design, is_vague)) < (0.05 if dtype == "float32" else 1e-3)
-
-
-def best_loss(heights, design, is_vague):
-    """Minus the log density at the mode, by linear algebra: mean and children (2 + 16) are jointly Gaussian."""
-    prior_mean_, prior = (
-        (np.zeros(2), 1e8 * np.eye(2)) if is_vague else (np.array([1100.0, 60.0]), np.diag([2500.0, 100.0]))
-    )
-    spread = np.diag([900.0, 25.0])
-    children = np.kron(np.eye(8), spread) + np.kron(np.ones((8, 8)), prior)
-    joint = np.block([[prior, np.kron(np.ones((1, 8)), prior)], [np.kron(np.ones((8, 1)), prior), children]])
-    seen = np.hstack([np.zeros((40, 2)), np.kron(np.eye(8), design)])
-    center = np.tile(prior_mean_, 9)
-    gain = joint @ seen.T @ np.linalg.inv(seen @ joint @ seen.T + 100 * np.eye(40))
-    mode = center + gain @ (heights.ravel() - seen @ center)
-    mean, child = mode[:2], mode[2:].reshape(8, 2)
-    log_density = stats.multivariate_normal.logpdf(mean, prior_mean_, prior)
-    log_density += stats.multivariate_normal.logpdf(child - mean, np.zeros(2), spread).sum()
-    return -log_density - stats.norm.logpdf(heights, child @ design.T, 10.0).sum()
-
-
-def test_components_with_one_prior_come_apart(rng):
-    centers = np.array([[98.0], [102.0]])
-    model = Model()
-    model.means = MultivariateNormal(100.0, 25.0, shape=(2, 1), dtype="float64")
-    model.y = GaussianMixture(np.array([0.5, 0.5]), model.means, 1.0, shape=(200, 1), dtype="float64")
-    data = centers[rng.integers(2, size=200)] + rng.normal(size=(200, 1))
-    algorithm = MAP(model, [model.y])
-    inference = GradBasedInference(algorithm, grad_loop=CompiledLoop(), dtype="float64")
-    inference.run(y=nd(data), learning_rate=0.05, max_iter=600)
-    means = np.sort(inference.params[algorithm.location(model.means)].asnumpy(), axis=0)
-    assert_close(means, centers, rtol=0, atol=0.5)
 
 
 @pytest.mark.parametrize("kind", ["MAP", *CREATE])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Totals: those of SciPy's rows, with the gradients of the rows, for every layout and class; and what they cost."""
+"""Totals: those of SciPy's rows, with the gradients of the rows, for every layout and class."""
 
 import threading
 
@@ -11,8 +11,6 @@ from mxfusion_mvn import (
     MultivariateStudentT,
     OnFailure,
 )
-from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, leaf
-from mxfusion_mvn.compiler.tracing import tracing
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.totals import closed_form, statistics
 from mxfusion_mvn.totals.summed import is_constant, reading
@@ -21,98 +19,12 @@ import mxnet as mx
 import numpy as np
 import pytest
 from mxfusion import Model, Variable
-from mxfusion.inference import GradBasedInference
 from mxnet import autograd
 
 from helpers import oracles
-from helpers.host import declare, nd
+from helpers.host import nd
 from helpers.tolerances import TOLERANCE, assert_close
-
-FORMS = ("covariance", "precision", "scale_tril")
-SAME = {"rtol": 1e-10, "atol": 1e-10}
-# Leading axes (samples, batch...) of value, mean and matrix.
-LAYOUTS = {
-    "one vector": ((1,), (1,), (1,)),
-    "one row": ((1, 1), (1,), (1,)),
-    "fewer rows than entries": ((1, 2), (1,), (1,)),
-    "shared": ((1, 9), (1,), (1,)),
-    "shared, all with a batch axis": ((1, 9), (1, 1), (1, 1)),
-    "samples of the mean": ((1, 9), (4,), (1,)),
-    "samples of the mean, fewer rows than entries": ((1, 2), (4,), (1,)),
-    "as many samples of the mean as rows": ((1, 7), (7,), (1,)),
-    "samples of the matrix": ((1, 9), (1,), (4,)),
-    "samples of both": ((1, 9), (4,), (4,)),
-    "as many samples of both as rows": ((1, 5), (5,), (5,)),
-    "a mean per row": ((1, 9), (1, 9), (1,)),
-    "a mean per row and sample": ((1, 9), (4, 9), (1,)),
-    "a matrix per row": ((1, 9), (1,), (1, 9)),
-    "a matrix per row, samples of the mean": ((1, 9), (4,), (1, 9)),
-    "everything per row and sample": ((1, 6), (6, 6), (6, 6)),
-    "samples of the value": ((4, 9), (1,), (1,)),
-    "samples of value and mean": ((4, 9), (4,), (1,)),
-    "samples of everything": ((4, 9), (4,), (4,)),
-    "as many samples of the value as rows": ((5, 5), (1,), (1,)),
-    "means of groups": ((1, 3, 8), (1, 3, 1), (1,)),
-    "means of groups in the last axis": ((1, 8, 3), (1, 3), (1,)),
-    "matrices of groups": ((1, 3, 8), (2,), (1, 3, 1)),
-    "matrices of groups in the last axis": ((1, 8, 3), (2,), (1, 3)),
-    "means and matrices of groups": ((1, 3, 8), (2, 3, 1), (2, 3, 1)),
-    "means across, matrices along": ((1, 3, 4), (1, 4), (1, 3, 1)),
-    "samples of everything, grouped": ((1, 3, 8), (3, 3, 1), (3, 1, 8)),
-    "three axes": ((1, 4, 3, 7), (1, 4, 1, 1), (1, 3, 1)),
-}
-CONSTANT_VALUE = [name for name, layout in LAYOUTS.items() if layout[0][0] == 1]
-
-
-def draw(rng, name, form, dim=3):
-    """Value, mean and matrix of a layout, and the covariance, in float64."""
-    of_value, of_mean, of_matrix = LAYOUTS[name]
-    covariance = oracles.random_spd(rng, of_matrix, dim)
-    value, mean = 1 + rng.normal(size=of_value + (dim,)), rng.normal(size=of_mean + (dim,))
-    return {"random_variable": value, "mean": mean, form: oracles.FROM_COVARIANCE[form](covariance)}, covariance
-
-
-def aligned(array, batch_axes, event_axes):
-    """Batch axes of size 1 inserted after the samples."""
-    missing = batch_axes - (array.ndim - 1 - event_axes)
-    return array.reshape(array.shape[:1] + (1,) * missing + array.shape[1:])
-
-
-def expected_total(arrays, covariance):
-    """SciPy's log densities, summed for each sample."""
-    value, mean = arrays["random_variable"], arrays["mean"]
-    axes = value.ndim - 2
-    rows = oracles.log_pdf(value, aligned(mean, axes, 1), aligned(covariance, axes, 2))
-    return rows.reshape(len(rows), -1).sum(axis=1)
-
-
-def as_factor(distribution, arrays, dtype="float64", **options):
-    """A factor and its variables, for arrays by name."""
-    shapes = {name: array.shape[1:] for name, array in arrays.items() if name != "random_variable"}
-    model = declare(
-        lambda **inputs: distribution(**inputs, **options), arrays["random_variable"].shape[1:], dtype, **shapes
-    )
-    return model.X.factor
-
-
-def evaluate(factor, arrays, summed, dtype="float64", latent=(), extra=()):
-    """Total of each sample and the gradients of a combination of them, by name, with the flag on or off."""
-    held = {name: nd(array, dtype) for name, array in arrays.items()}
-    variables = {variable.uuid: held[name] for name, variable in factor.inputs + factor.outputs if name in held}
-    variables.update(extra)
-    for name in latent:
-        held[name].attach_grad()
-    with autograd.record():
-        if summed:
-            with reading(lambda array: True):
-                log_pdf = factor.total_log_pdf(mx.nd, variables)
-        else:
-            log_pdf = factor.log_pdf(mx.nd, variables)
-        total = log_pdf if log_pdf.ndim == 1 else log_pdf.sum(axis=0, exclude=True)
-        combined = mx.nd.sum(total * mx.nd.arange(1, 1 + len(total), dtype=dtype))  # each sample has its own head
-    if latent:
-        combined.backward()
-    return log_pdf, {name: held[name].grad.asnumpy() for name in latent}
+from helpers.totals import FORMS, LAYOUTS, SAME, as_factor, draw, evaluate, expected_total, traced
 
 
 def check_against_rows(factor, arrays, latent, tolerance=SAME):
@@ -417,112 +329,3 @@ def test_data_that_change_are_not_read(monkeypatch, rng):
     with reading(lambda array: False), autograd.record():
         total = factor.total_log_pdf(mx.nd, variables)
     assert_close(total, expected_total(arrays, covariance), **TOLERANCE["float64"])
-
-
-# What is computed in each step
-
-
-def traced(factor, arrays, parameters, changing=()):
-    """The graph of a total, of which some arrays are parameters."""
-    held = {name: nd(array) for name, array in arrays.items()}
-    variables = {variable.uuid: held[name] for name, variable in factor.inputs + factor.outputs}
-    for name in parameters:
-        held[name].attach_grad()
-    leaves = [leaf(PARAMETER, held[name], name) for name in parameters]
-    leaves += [leaf(DATA, held[name], name) for name in changing]
-    with tracing(leaves) as trace, reading(lambda array: not trace.is_traced(array)), autograd.record():
-        loss = mx.nd.sum(mx.nd.mean(factor.total_log_pdf(mx.nd, variables), axis=0))
-    graph = trace.graph(loss, loss)
-    assert trace.reason is None
-    return graph
-
-
-def sizes(graph):
-    """The sizes of all axes, and of all arrays."""
-    shapes = [shape for node in graph.nodes for shape in node.shapes]
-    return {size for shape in shapes for size in shape}, [int(np.prod(shape)) for shape in shapes]
-
-
-ROWS, DIM = 1001, 3
-
-
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("of_mean", [(1,), (7,)])
-def test_number_of_rows_is_in_no_array_of_a_step(form, of_mean, rng):
-    arrays = {"random_variable": rng.normal(size=(1, ROWS, DIM)), "mean": rng.normal(size=of_mean + (DIM,))}
-    arrays[form] = oracles.FROM_COVARIANCE[form](oracles.random_spd(rng, (1,), DIM))
-    axes, numbers = sizes(traced(as_factor(MultivariateNormal, arrays), arrays, ("mean", form)))
-    assert max(axes) < 20
-    # Nor is there a matrix for each sample.
-    assert max(numbers) < 7 * DIM**2
-
-
-def test_number_of_rows_is_in_no_array_of_a_low_rank_step(rng):
-    arrays = {
-        "random_variable": rng.normal(size=(1, ROWS, DIM)),
-        "mean": rng.normal(size=(1, DIM)),
-        "factor": rng.normal(size=(1, DIM, 1)),
-        "diagonal": np.ones((1, DIM)),
-    }
-    axes, _ = sizes(traced(as_factor(LowRankMultivariateNormal, arrays), arrays, ("mean", "factor", "diagonal")))
-    assert max(axes) < 10
-
-
-def test_number_of_rows_is_in_no_array_of_a_step_with_missing_entries(rng):
-    value = rng.normal(size=(1, ROWS, DIM))
-    value[0, ::2, 0] = np.nan
-    arrays = {"random_variable": value, "mean": rng.normal(size=(1, DIM))}
-    arrays["covariance"] = oracles.random_spd(rng, (1,), DIM)
-    axes, _ = sizes(traced(as_factor(MultivariateNormal, arrays, missing=True), arrays, ("mean", "covariance")))
-    assert max(axes) < 50
-
-
-def test_rows_that_change_are_never_copied_for_samples(rng):
-    arrays = {"random_variable": rng.normal(size=(1, 50, DIM)), "mean": rng.normal(size=(1, DIM))}
-    arrays["covariance"] = oracles.random_spd(rng, (1,), DIM)
-    graph = traced(as_factor(MultivariateNormal, arrays), arrays, ("mean", "covariance"), ("random_variable",))
-    assert max(sizes(graph)[1]) == 50 * DIM
-    assert not any(node.operator == CONSTANT and 50 in node.shapes[0][:1] for node in graph.nodes)
-
-
-def test_compiled_run_is_the_run_by_rows(rng):
-    from mxfusion_mvn.inference import MAP
-    from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-    from mxfusion_mvn.inference.loops.imperative import BatchLoop
-    from mxfusion_mvn.transformations import PositiveDefinite
-
-    data = nd(2 + rng.normal(size=(40, 3)), "float32")
-    fitted = []
-    for loop in (CompiledLoop(), BatchLoop()):
-        model = Model()
-        model.mean = MultivariateNormal(covariance=100.0, shape=(3,))
-        model.covariance = Variable(shape=(3, 3), transformation=PositiveDefinite(), initial_value=mx.nd.eye(3))
-        model.X = MultivariateNormal(mean=model.mean, covariance=model.covariance, shape=(40, 3))
-        mx.random.seed(1)
-        inference = GradBasedInference(MAP(model=model, observed=[model.X]), grad_loop=loop)
-        record = inference.run(learning_rate=0.05, max_iter=40, X=data)
-        fitted.append((record, inference.params[model.covariance].asnumpy()))
-    assert fitted[0][0].compiled, fitted[0][0].fallback_reason
-    np.testing.assert_allclose(fitted[0][0].loss, fitted[1][0].loss, rtol=1e-5)
-    assert_close(fitted[0][1], fitted[1][1], rtol=1e-5, atol=1e-6)
-
-
-# Rows that stand for many
-
-
-@pytest.mark.parametrize("count", [1, 3, 4, 10, 25])
-def test_compressed_rows_have_the_same_products(count, monkeypatch, rng):
-    monkeypatch.setattr(statistics, "_CHUNK", 7)
-    rows, centre = rng.normal(size=(count, 3)), rng.normal(size=3)
-    kept = statistics.compress(rows, centre)
-    assert kept.shape == (min(count, 3), 3)
-    centred = rows - centre
-    assert_close(kept.T @ kept, centred.T @ centred, rtol=1e-12, atol=1e-12)
-
-
-def test_columns_far_from_orthogonal_keep_their_digits(rng):
-    """The scatter itself would lose all of them: its condition number is the square."""
-    rows = rng.normal(size=(100, 1)) + 1e-9 * rng.normal(size=(100, 2))
-    kept = statistics.compress(rows)
-    difference = rows[:, 0] - rows[:, 1]
-    assert_close(np.square(kept[:, 0] - kept[:, 1]).sum(), np.square(difference).sum(), rtol=1e-5)

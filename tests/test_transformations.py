@@ -1,174 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transformations: value, gradient, round trip, what they refuse, and their life in the host."""
+"""Transformations: value, gradient, round trip, and what they refuse."""
 
 import copy
 import pickle
-from decimal import Decimal, localcontext
 
-from mxfusion_mvn import MultivariateNormal, checks
+from mxfusion_mvn import checks
 from mxfusion_mvn.transformations import (
     CorrelationCholesky,
     LowerCholesky,
     Positive,
     PositiveDefinite,
-    inverse_softplus,
-    softplus,
 )
 
 import mxnet as mx
 import numpy as np
 import pytest
-from mxfusion import Model, Variable
 from mxfusion.common.exceptions import ModelSpecificationError
-from mxfusion.components.distributions import MultivariateNormal as HostMultivariateNormal
-from mxfusion.components.functions.operators import broadcast_to
-from mxfusion.inference import MAP, GradBasedInference
 
 from helpers.tolerances import GRADIENT_TOLERANCE, TOLERANCE, assert_close
-
-TRANSFORMATIONS = {t.__name__: t for t in (Positive, LowerCholesky, PositiveDefinite, CorrelationCholesky)}
-MATRIX_TRANSFORMATIONS = {"LowerCholesky": LowerCholesky, "PositiveDefinite": PositiveDefinite}
-LEADING = [(), (2,), (3, 2)]
-DIMENSIONS = [1, 2, 5]
-
-# Plain gradient steps need small rates: the gradient is a sum over all rows.
-LEARNING_RATES = {
-    "sgd": 1e-4,
-    "ccsgd": 1e-4,
-    "nag": 1e-4,
-    "dcasgd": 1e-4,
-    "sgld": 1e-4,
-    "lbsgd": 1e-4,
-}
-# MXNet's "test" optimizer climbs the loss.
-OPTIMIZERS = sorted(set(mx.optimizer.Optimizer.opt_registry) - {"test"})
-
-
-# Oracles: decimal arithmetic for the scalars, NumPy float64 for the matrices.
-
-
-def _decimals(function, values):
-    with localcontext() as context:
-        context.prec = 400
-        return np.array([float(function(Decimal(float(v)))) for v in values])
-
-
-def exact_softplus(values):
-    return _decimals(lambda x: (1 + x.exp()).ln() if x < 800 else x, values)
-
-
-def exact_sigmoid(values):
-    return _decimals(lambda x: 1 / (1 + (-x).exp()) if x < 800 else Decimal(1), values)
-
-
-def exact_inverse_softplus(values):
-    return _decimals(lambda y: y + (1 - (-y).exp()).ln() if y < 800 else y, values)
-
-
-def expected_transform(name, raw):
-    """Float64, one matrix at a time."""
-    if name == "Positive":
-        return np.logaddexp(0, raw)
-    out = np.empty_like(raw)
-    for index in np.ndindex(raw.shape[:-2]):
-        x = raw[index]
-        if name == "CorrelationCholesky":
-            rows = np.tril((x + x.T) / 2, -1) + np.eye(len(x))
-            out[index] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-            continue
-        factor = np.tril((x + x.T) / 2, -1) + np.diag(np.logaddexp(0, np.diag(x)))
-        out[index] = factor if name == "LowerCholesky" else factor @ factor.T
-    return out
-
-
-def central_differences(function, x, step=1e-6):
-    gradient = np.empty_like(x)
-    for index in np.ndindex(x.shape):
-        shift = np.zeros_like(x)
-        shift[index] = step
-        gradient[index] = (function(x + shift) - function(x - shift)) / (2 * step)
-    return gradient
-
-
-def random_raw(rng, leading, dim, dtype):
-    return rng.normal(size=leading + (dim, dim)).astype(dtype)
-
-
-def symmetric(x):
-    return (x + np.swapaxes(x, -1, -2)) / 2
-
-
-def gradient_of(function, x, head=None):
-    array = mx.nd.array(x, dtype=x.dtype)
-    array.attach_grad()
-    with mx.autograd.record():
-        out = function(array)
-    out.backward(None if head is None else mx.nd.array(head, dtype=x.dtype))
-    return array.grad.asnumpy()
-
-
-def evaluate_symbol(function, x):
-    symbol = function(mx.sym.Variable("x"))
-    return symbol.eval(ctx=mx.cpu(), x=mx.nd.array(x, dtype=x.dtype))[0].asnumpy()
-
-
-# Softplus and its inverse
-
-
-def softplus_grid(dtype):
-    points = [0, -0.0, 39.999, 40, 40.001, -9.5, -14.3, -20, 20, 88.7, 89, 700, 1e4, 1e30]
-    return np.concatenate([np.linspace(-85, 85, 341), points]).astype(dtype)
-
-
-def test_softplus_value_to_the_last_places(dtype):
-    x = softplus_grid(dtype)
-    got = softplus(mx.nd.array(x, dtype=dtype))
-    assert got.dtype == np.dtype(dtype)
-    assert_close(got, exact_softplus(x), rtol=3 * np.finfo(dtype).eps)
-
-
-def test_softplus_gradient_to_the_last_places(dtype):
-    """Also in the left tail, where a difference of larger terms would give 0."""
-    x = softplus_grid(dtype)
-    assert_close(gradient_of(softplus, x), exact_sigmoid(x), rtol=4 * np.finfo(dtype).eps)
-
-
-def test_softplus_gradient_at_zero_is_one_half(dtype):
-    assert gradient_of(softplus, np.zeros(1, dtype)).tolist() == [0.5]
-
-
-def test_softplus_at_infinity_and_nan(dtype):
-    x = np.array([np.inf, -np.inf, np.nan], dtype)
-    np.testing.assert_array_equal(softplus(mx.nd.array(x, dtype=dtype)).asnumpy(), [np.inf, 0, np.nan])
-    np.testing.assert_array_equal(gradient_of(softplus, x), [1, 0, np.nan])
-
-
-def test_softplus_is_positive_until_it_underflows(dtype):
-    lowest = {"float32": -103.0, "float64": -744.0}[dtype]
-    x = np.linspace(lowest, 0, 1000).astype(dtype)
-    assert (softplus(mx.nd.array(x, dtype=dtype)).asnumpy() > 0).all()
-
-
-def inverse_grid(dtype):
-    return np.concatenate([np.logspace(-30, 30, 241), np.linspace(0.5, 1, 51), [88.7, 89.2, 709, 711]]).astype(dtype)
-
-
-def test_inverse_softplus_from_tiny_to_huge(dtype):
-    y = inverse_grid(dtype)
-    got = inverse_softplus(mx.nd.array(y, dtype=dtype)).asnumpy()
-    expected = exact_inverse_softplus(y)
-    assert got.dtype == np.dtype(dtype)
-    assert np.isfinite(got).all()
-    # Near y = log 2 the result passes through zero, so the error is absolute there.
-    assert (np.abs(got - expected) / (1 + np.abs(expected))).max() < 2 * np.finfo(dtype).eps
-
-
-def test_softplus_of_inverse_is_as_good_as_the_raw_number_allows(dtype):
-    y = inverse_grid(dtype)
-    got = softplus(inverse_softplus(mx.nd.array(y, dtype=dtype))).asnumpy()
-    relative = np.abs(got.astype("float64") - y) / y
-    assert (relative / (1 + np.abs(np.log(y.astype("float64"))))).max() < 2 * np.finfo(dtype).eps
-
+from helpers.transformed import (
+    DIMENSIONS,
+    LEADING,
+    MATRIX_TRANSFORMATIONS,
+    TRANSFORMATIONS,
+    central_differences,
+    evaluate_symbol,
+    expected_transform,
+    gradient_of,
+    random_raw,
+    symmetric,
+)
 
 # All of them
 
@@ -442,113 +303,3 @@ def test_refused_where_only_mxnet_fails_to_factor(monkeypatch):
     monkeypatch.setattr(checks, "check_positive_definite", lambda argument, value: None)
     with pytest.raises(ModelSpecificationError, match="singular within the rounding of float32; .*use float64"):
         PositiveDefinite().inverseTransform(np.ones((2, 2), "float32"))
-
-
-# Inside the host
-
-
-def host_model(transformation, initial_value, dim=3):
-    model = Model()
-    model.N = Variable()
-    model.C = Variable(shape=(dim, dim), transformation=transformation, initial_value=initial_value)
-    model.Y = HostMultivariateNormal.define_variable(
-        mean=mx.nd.zeros((20, dim)),
-        covariance=broadcast_to(model.C, (model.N, dim, dim)),
-        shape=(model.N, dim),
-    )
-    return model
-
-
-def host_inference(model, data=None):
-    inference = GradBasedInference(MAP(model=model, observed=[model.Y]))
-    if data is not None:
-        inference.initialize(Y=data)
-    return inference
-
-
-@pytest.fixture
-def data(rng):
-    return mx.nd.array(rng.normal(size=(20, 3)) @ np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.7]]))
-
-
-@pytest.mark.parametrize(
-    "as_array",
-    [mx.nd.array, lambda x: x, lambda x: x.astype("float32")],
-    ids=["NDArray", "float64", "float32"],
-)
-@pytest.mark.parametrize("name", sorted(MATRIX_TRANSFORMATIONS))
-def test_host_parameter_starts_at_its_initial_value(name, as_array, data):
-    value = np.array([[2.0, 0.0, 0.0], [0.5, 1.0, 0.0], [-0.3, 0.2, 0.1]])
-    value = value if name == "LowerCholesky" else value @ value.T
-    model = host_model(MATRIX_TRANSFORMATIONS[name](), as_array(value))
-    inference = host_inference(model, data)
-    assert_close(inference.params[model.C], value, rtol=1e-5, atol=1e-6)
-    inference.params[model.C] = as_array(3 * value)
-    assert_close(inference.params[model.C], 3 * value, rtol=1e-5, atol=1e-6)
-
-
-def test_host_parameter_without_initial_value_is_positive_definite(data, rng):
-    model = host_model(PositiveDefinite(), None)
-    got = host_inference(model, data).params[model.C].asnumpy()
-    assert got.shape == (3, 3)
-    assert np.linalg.eigvalsh(got.astype("float64")).min() > 0.1
-
-
-@pytest.mark.parametrize(
-    ("initial_value", "message"),
-    [(1.0, "a single number"), (-np.eye(3), "smallest eigenvalue is -1")],
-)
-def test_host_reports_a_bad_initial_value(initial_value, message, data):
-    with pytest.raises(ModelSpecificationError, match=message):
-        host_inference(host_model(PositiveDefinite(), initial_value), data)
-
-
-def test_host_positive_number(data):
-    model = Model()
-    model.v = Variable(shape=(1,), transformation=Positive(), initial_value=1e-3)
-    model.Y = HostMultivariateNormal.define_variable(
-        mean=mx.nd.zeros((20, 3)),
-        covariance=mx.nd.ones((20, 1, 1)) * mx.nd.array(np.eye(3)),
-        shape=(20, 3),
-    )
-    inference = host_inference(model, data)
-    inference.params[model.v] = 2.0
-    assert_close(inference.params[model.v], [2.0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_keeps_the_covariance_positive_definite(optimizer, data, rng):
-    model = host_model(PositiveDefinite(), mx.nd.array(np.eye(3)))
-    inference = host_inference(model)
-    inference.run(optimizer=optimizer, learning_rate=LEARNING_RATES.get(optimizer, 0.02), max_iter=20, Y=data)
-    raw = inference.params.param_dict[model.C.uuid].data().asnumpy()
-    assert np.isfinite(raw).all()
-    got = inference.params[model.C].asnumpy()
-    assert np.linalg.eigvalsh(got.astype("float64")).min() > 0
-    # sgld adds noise of its own to each entry, groupadagrad has one rate per row.
-    if optimizer not in ("sgld", "groupadagrad"):
-        np.testing.assert_array_equal(raw, raw.T)
-
-
-def test_maximum_likelihood_covariance(data):
-    model = host_model(PositiveDefinite(), mx.nd.array(np.eye(3)))
-    inference = host_inference(model)
-    inference.run(learning_rate=0.02, max_iter=600, Y=data)
-    value = data.asnumpy().astype("float64")
-    assert_close(inference.params[model.C], value.T @ value / len(value), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_every_optimizer_keeps_the_factor_of_a_correlation(optimizer, data):
-    initial = np.linalg.cholesky(np.eye(3) / 2 + 0.5)
-    model = Model()
-    model.N = Variable()
-    model.L = Variable(shape=(3, 3), transformation=CorrelationCholesky(), initial_value=mx.nd.array(initial))
-    model.Y = MultivariateNormal(scale_tril=model.L, shape=(model.N, 3))
-    inference = host_inference(model)
-    inference.run(optimizer=optimizer, learning_rate=LEARNING_RATES.get(optimizer, 0.02), max_iter=20, Y=data)
-    got = inference.params[model.L].asnumpy()
-    assert np.abs(got - initial).max() > 1e-6
-    assert_close(np.linalg.norm(got, axis=-1), np.ones(3), rtol=1e-6)
-    assert (np.diagonal(got) > 0).all()
-    assert (np.triu(got, 1) == 0).all()

@@ -11,14 +11,14 @@ from mxfusion_mvn import Gaussian, bijections, structures
 
 import mxnet as mx
 import numpy as np
-import test_bijections
 from scipy import special, stats
-from test_matrix_priors import lkj_log_pdf
-from test_transformations import expected_transform
 
+from helpers import bijection_cases
 from helpers.dense_gaussian import DenseGaussian
+from helpers.matrix_prior_cases import lkj_log_pdf
 from helpers.oracles import TO_COVARIANCE
 from helpers.oracles import log_pdf as normal
+from helpers.transformed import expected_transform
 
 ROUNDINGS = 200
 FORMS = {
@@ -289,7 +289,7 @@ def _partly_observed(call, before):
 def _map(call, before):
     """There; the end of the way back; or the Jacobian of the first raw vector, by differences."""
     kind, own = call.receiver, call.name.split(".")[-1]
-    case = test_bijections.CASES[type(kind).__name__]
+    case = bijection_cases.CASES[type(kind).__name__]
     if isinstance(kind, bijections.Interval):
         raise ValueError("the case has bounds of its own")
     raw = _array(call.result if own == "inverseTransform" else call.arguments["var" if own == "transform" else "raw"])
@@ -358,7 +358,7 @@ ORACLES = {
     **{f"{kind}.{name}": _of_method for kind in _KINDS for name in STRUCTURE},
     **{f"{law}.log_pdf": _law for law in LAWS},
     **{f"PartlyObserved.{name}": _partly_observed for name in ("log_pdf", "mean", "variance")},
-    **{f"{kind}.{name}": _map for kind in test_bijections.CASES for name in _MAPS},
+    **{f"{kind}.{name}": _map for kind in bijection_cases.CASES for name in _MAPS},
     "log_pdf": _mixture,
     "responsibilities": _mixture,
     "softplus": _of_array(lambda x: np.logaddexp(0, x), "x"),

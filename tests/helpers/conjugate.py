@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model whose posterior is known: X_n ~ N(mu, C), mu ~ N(0, P), and an inference that holds that posterior."""
+"""
+Models whose posterior is known: rows with an unknown mean, X_n ~ N(mu, C), mu ~ N(0, P), and a linear regression.
+
+And an inference that holds the posterior of the first.
+"""
 
 from typing import Any, NamedTuple
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.functions import linear
 from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx
@@ -11,7 +16,7 @@ import numpy as np
 from mxfusion import Model, Variable
 from mxfusion.inference import GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
-from scipy.stats import multivariate_normal
+from scipy import stats
 
 from helpers.host import nd
 
@@ -31,7 +36,7 @@ class Exact(NamedTuple):
         """Log p(X): the rows are correlated through mu."""
         rows, dim = self.data.shape
         joint = np.kron(np.eye(rows), self.covariance) + np.kron(np.ones((rows, rows)), self.prior)
-        return multivariate_normal.logpdf(self.data.ravel(), np.zeros(rows * dim), joint)
+        return stats.multivariate_normal.logpdf(self.data.ravel(), np.zeros(rows * dim), joint)
 
 
 def conjugate_model(prior, covariance, dtype="float64"):
@@ -68,6 +73,22 @@ def exact_inference(rng, rows=12, dtype="float64", grad_loop=None):
     inference.params[scale_tril] = nd(np.linalg.cholesky(posterior), dtype)
     mx.nd.waitall()
     return Exact(inference, data, prior, covariance, center, posterior)
+
+
+def regression(rng, rows=40, dim=10, dtype="float64"):
+    """A regression with correlated predictors, its data, the exact posterior of the weights, and the log evidence."""
+    predictors = rng.normal(size=(rows, dim)) + 1.5 * rng.normal(size=(rows, 1))
+    response = predictors @ rng.normal(size=dim) + 0.7 * rng.normal(size=rows)
+    model = Model()
+    model.N = Variable()
+    model.X = Variable(shape=(model.N, dim))
+    model.w = MultivariateNormal(covariance=4.0, shape=(dim,), dtype=dtype)
+    model.Y = MultivariateNormal(mean=linear(model.X, model.w), covariance=0.49, shape=(model.N, 1), dtype=dtype)
+    data = {"X": nd(predictors, dtype), "Y": nd(response[:, None], dtype)}
+    cov = np.linalg.inv(predictors.T @ predictors / 0.49 + np.eye(dim) / 4)
+    mean = cov @ predictors.T @ response / 0.49
+    marginal = 4 * predictors @ predictors.T + 0.49 * np.eye(rows)
+    return model, data, (mean, cov), stats.multivariate_normal.logpdf(response, np.zeros(rows), marginal)
 
 
 def assert_moments(draws, mean, covariance, errors=5.0):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that arrive: Adam with a short memory, at rates that fall by a constant factor."""
+"""Runs that arrive: Adam with a short memory at rates that fall, or one run after the other at smaller rates."""
 
 from mxfusion_mvn.inference.loops.compiled import CompiledLoop
 
@@ -26,3 +26,10 @@ def fit(algorithm, max_iter=130, rate=0.3, factor=0.95, begin=(), dtype="float64
 def last_losses(inference, count=10):
     """The mean of the last losses of a run: minus the evidence lower bound, or the log density of MAP."""
     return float(inference._grad_loop.record.loss[-count:].mean())
+
+
+def fit_at_rates(inference, data, rates=(0.1, 0.02, 0.004), max_iter=300):
+    """An inference, after runs one after the other."""
+    for rate in rates:
+        inference.run(X=data, learning_rate=rate, max_iter=max_iter)
+    return inference
