@@ -104,6 +104,10 @@ class Evaluations:
             self.data = data
         return loss.detach()
 
+    def forget(self):
+        """Do not compare the next evaluation with the one before."""
+        self._before = None
+
     def deviation(self, result, data):
         """
         Evaluate imperatively with the draws of a program, and compare; gradients are left with the parameters.

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minibatches: which rows each step sees, and how much the density of a random variable then counts.
+"""Feeds of data: which rows each step sees, and how much the density of a random variable then counts.
 
 A density that is a sum over N independent rows is estimated from a batch of B rows without bias by (N / B) times their
 sum. The rows of an epoch are a random permutation cut into batches of B; the last one has fewer rows if B does not
 divide N, and counts N divided by its own size: none is dropped, none seen twice. With B = N the objective is that of
 the whole data, and the rows keep their order.
 """
+
+from __future__ import annotations
+
+from typing import Any
 
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.inference.names import name_of
@@ -27,6 +31,47 @@ _PROCESSES = (GaussianProcess, ConditionalGaussianProcess, GPRegression, SparseG
 _VECTORS = (MultivariateNormal, MultivariateNormalMeanPrecision)
 
 
+class Feed:
+    """
+    The data of each step: all rows; a :class:`Subsample` gives some of them.
+
+    :param data: list of NDArrays, in the order of the host's ObjectiveBlock.
+
+    ``data`` are these, whole; ``step`` is the number of the next step, 0, 1, ..., which the stepper advances and sets
+    back; ``is_changing`` is a list of bools: which of the data differ from step to step.
+    """
+
+    def __init__(self, data: list) -> None:
+        self.data = data
+        self.step = 0
+        self.is_changing = [False] * len(data)
+
+    @property
+    def batch_rows(self) -> int | None:
+        """The number of rows in the next batch, None for all rows: batches of one size have one program."""
+        return None
+
+    def next_data(self) -> list:
+        """The data of the next step, list of NDArrays; the model is told their sizes."""
+        return self.data
+
+    def next_rows(self) -> list:
+        """For each array of :meth:`next_data` its rows of the data, NumPy array, or None for all of them."""
+        return [None] * len(self.data)
+
+    def fill(self, buffers: list) -> None:
+        """
+        Copy those data of the next step that change to where a program reads them.
+
+        :param buffers: list of NDArrays in the shapes of :meth:`next_data`.
+        """
+        return
+
+    def finish(self) -> None:
+        """Leave the model with the sizes of the whole data."""
+        return
+
+
 class Batches:
     """
     The rows of each step, as a function of the step alone, so that a step can be repeated.
@@ -42,7 +87,8 @@ class Batches:
         self._batch_size = batch_size
         self._seed = seed
         self._ctx = ctx
-        self._epoch, self._order = None, None
+        self._epoch: int | None = None
+        self._order: Any = None
         self.steps_per_epoch = -(-rows // batch_size)
 
     def rows_of(self, step):
@@ -62,7 +108,7 @@ class Batches:
         return self._order[start : min(start + self._batch_size, self._rows)]
 
 
-class Subsample:
+class Subsample(Feed):
     """
     A model under subsampling: cuts its data into batches, and tells the model how much of them it sees.
 
@@ -78,17 +124,19 @@ class Subsample:
     """
 
     def __init__(self, infr_executor, data, batch_size, rv_scaling, update_sizes):
-        self.data = data
+        super().__init__(data)
         self._graphs = infr_executor._infr_method.graphs
         self._variables = {uuid: variable for graph in self._graphs for uuid, variable in graph.variables.items()}
         self._observed = [self._variables[uuid] for uuid in infr_executor._data_def]
         self._update_sizes = update_sizes
         self._present_rows = None
         self._sizes = {_rows_variable(variable) for variable in self._observed} - {None}
+        self.is_cut = [_rows_variable(variable) is not None for variable in self._observed]
         self.rows = self._count_rows()
         self.batch_size = batch_size
         self._check_batch_size()
         self.batches = Batches(self.rows, batch_size, _seed(), data[0].context)
+        self.is_changing = [cut and self.batches.steps_per_epoch > 1 for cut in self.is_cut]
         self._scaled = [v for graph in self._graphs for v in graph.variables.values() if self._is_scaled(v)]
         self._check_rows_are_independent()
         self._check_parameters()
@@ -96,24 +144,32 @@ class Subsample:
             self._check_scaling(rv_scaling)
 
     @property
-    def is_cut(self):
-        """List of bools: which of the data are cut into batches."""
-        return [_rows_variable(variable) is not None for variable in self._observed]
+    def batch_rows(self) -> int:
+        """As :attr:`Feed.batch_rows`."""
+        begin = self.step % self.batches.steps_per_epoch * self.batch_size
+        return min(self.batch_size, self.rows - begin)
 
-    def batch(self, step):
-        """
-        The data of a step; the model is told the number of its rows.
-
-        :param step: 0, 1, ...
-        :returns: list of NDArrays, (at most B, ...) where the data is cut.
-        """
-        index = self.batches.rows_of(step)
+    def next_data(self) -> list:
+        """As :meth:`Feed.next_data`; (at most B, ...) where the data is cut."""
+        index = self.batches.rows_of(self.step)
         if index is None:
             batch = self.data
         else:
             batch = [mx.nd.take(array, index) if cut else array for array, cut in zip(self.data, self.is_cut)]
         self.announce(batch, self.rows if index is None else len(index))
         return batch
+
+    def next_rows(self) -> list:
+        """As :meth:`Feed.next_rows`."""
+        rows = self.batches.rows_of(self.step)
+        return [None if rows is None or not cut else rows.asnumpy() for cut in self.is_cut]
+
+    def fill(self, buffers: list) -> None:
+        """As :meth:`Feed.fill`."""
+        index = self.batches.rows_of(self.step)
+        for array, buffer, is_changing in zip(self.data, buffers, self.is_changing):
+            if is_changing:
+                mx.nd.take(array, index, out=buffer)
 
     def announce(self, batch, rows):
         """
@@ -130,7 +186,7 @@ class Subsample:
         self._present_rows = rows
 
     def finish(self):
-        """Leave the model with the sizes of the whole data, each density counting once."""
+        """As :meth:`Feed.finish`; each density counts once again."""
         self.announce(self.data, self.rows)
 
     def _count_rows(self):

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Steps by a compiled program: MXFusion walks the graph of the model in Python at every step, this only twice."""
 
-import math
+from __future__ import annotations
+
 import time
 import warnings
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 from mxfusion_mvn.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.compiler.explain import explain
 from mxfusion_mvn.compiler.graph import digest
+from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.threads import one_blas_thread
+from mxfusion_mvn.inference.loops.batches import Feed
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
-from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, possible_steps
+from mxfusion_mvn.inference.loops.several_steps import program_of_several_steps
+from mxfusion_mvn.inference.loops.step_program import StepProgram
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
 from mxfusion_mvn.inference.loops.summands import Totals
 from mxfusion_mvn.inference.loops.verification import Runs
 from mxfusion_mvn.inference.names import name_of
-
-import mxnet as mx
 
 # To make a program of several steps takes about as long as that many steps.
 _STEPS_BEFORE_SEVERAL = 100
@@ -31,65 +34,112 @@ class NotCompiledWarning(UserWarning):
     """An objective is evaluated as the host does, not compiled, or has changed since it was; the message says why."""
 
 
+class _Tracing:
+    """The state of batches of one size before there is a program: evaluated imperatively, and traced."""
+
+    def __init__(self, evaluations: Evaluations) -> None:
+        self.evaluations = evaluations
+        self._point: list[bytes] | None = None
+        self._evaluations_there = 0
+
+    def look_at(self, point: list[bytes]) -> None:
+        """Begin anew if parameters have not moved: two evaluations at one point do not tell what depends on them."""
+        has_moved = point != self._point
+        self._point, self._evaluations_there = point, 1 if has_moved else self._evaluations_there + 1
+        if not has_moved and self.standing_point is None:
+            self.evaluations.forget()
+
+    @property
+    def standing_point(self) -> list[bytes] | None:
+        """Where the parameters stand still, None if they move."""
+        return self._point if self._evaluations_there >= _EVALUATIONS_OF_A_STANDING_POINT else None
+
+
+class _Compiled(NamedTuple):
+    """The state of batches of one size of which there is a program."""
+
+    evaluations: Evaluations
+    program: Program
+    runs: Runs
+
+
+class _Several(NamedTuple):
+    """A program of several steps, and the parameters that it works on."""
+
+    program: StepProgram
+    flat: FlatParameters
+    runs: Runs
+
+
 class CompiledStepper(ImperativeStepper):
     """
     Steps by a compiled program, as soon as there is one.
 
+    Batches of each size are in a state of their own: traced, then compiled. Once something cannot be compiled, or has
+    changed, ``fallback_reason`` says why, and all steps are imperative.
+
     :param infr_executor: the host's ObjectiveBlock.
-    :param data: list of NDArrays.
+    :param feed: a :class:`~mxfusion_mvn.inference.loops.batches.Feed`.
     :param param_dict: the host's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.
     """
 
-    def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
-        super().__init__(infr_executor, data, param_dict, ctx, optimizer)
-        self._evaluations = {}
+    def __init__(self, infr_executor, feed: Feed, param_dict, ctx, optimizer) -> None:
+        super().__init__(infr_executor, feed, param_dict, ctx, optimizer)
         self._totals = Totals()
-        self._points = {}
-        self._standing_point = None
-        self._programs = {}
-        self._runs = {}
         self._started = time.perf_counter()
-        self._explained = {}
-        self._several = None
-        self._remaining = 0
-        self._compiled_steps = 0
+        # By the number of rows in a batch; a number is in one of them at most.
+        self._tracing: dict[int | None, _Tracing] = {}
+        self._compiled: dict[int | None, _Compiled] = {}
+        self._explained: dict[int | None, Evaluations] = {}
         self._threads = ExitStack()
-        self._flat = None
-        self._learned = None
-        self._learned_arrays = None
-        self._arrays = {}
-        self.compiled = False
-        self.fallback_reason = None
+        self._several: _Several | None = None
+        self._has_tried_several = False
+        self._remaining = 0
+        self._standing_point: list[bytes] | None = None
+        self._flat: FlatParameters | None = None
+        self._learned: dict[str, Any] = {}  # from uuid to the values that programs learn; empty before the first one
+        self._arrays: dict[str, tuple] = {}
         self._look_at_parameters()
 
     def step(self, learning_rate):
         """As :meth:`Stepper.step`."""
         if self._has_given_up:
             return super().step(learning_rate)
-        return self._compiled_step(learning_rate)
+        state = self._compiled.get(self._feed.batch_rows)
+        if state is None:
+            return self._traced_step(learning_rate)
+        self._run(state)
+        if self._flat is None or state.program.results is None:
+            state.program.deliver()
+        return self._updated(state.program, learning_rate)
 
     def steps_at_once(self, remaining):
         """As :meth:`Stepper.steps_at_once`."""
         if remaining >= self._remaining:  # after a look at the losses: reading parameters waits for nothing
             self._verify_if_moved()
         # After a look at the losses, when it is known how many steps lie between two.
-        if remaining > self._remaining and self._several is None and self._compiled_steps >= _STEPS_BEFORE_SEVERAL:
+        if remaining > self._remaining and not self._has_tried_several:
             self._prepare_several(remaining)
         self._remaining = remaining
-        return self._several.count if self._several and remaining >= self._several.count else 1
+        return self._several.program.count if self._several and remaining >= self._several.program.count else 1
 
     def steps(self, learning_rates):
         """As :meth:`Stepper.steps`."""
         if len(learning_rates) == 1:
             return [self.step(*learning_rates)]
-        self._runs["several"].count += 1
-        return self._several.push(learning_rates)
+        assert self._several is not None  # steps_at_once has said so
+        self._several.runs.count += 1
+        self._feed.step += len(learning_rates)
+        return self._several.program.push(learning_rates)
 
     def runs_of_program(self, count):
         """As :meth:`Stepper.runs_of_program`."""
-        return self._runs.get("several" if count > 1 else self._shapes())
+        if count > 1:
+            return self._several and self._several.runs
+        state = self._compiled.get(self._feed.batch_rows)
+        return state and state.runs
 
     def verified_steps(self, learning_rates):
         """As :meth:`Stepper.verified_steps`."""
@@ -103,18 +153,16 @@ class CompiledStepper(ImperativeStepper):
         """As :meth:`Stepper.give_up_compiling`."""
         self._give_up(reason, "Compiled before, and now evaluated as MXFusion does")
 
-    def snapshot(self):
-        """As :meth:`Stepper.snapshot`."""
-        return self._flat, super().snapshot() if self._flat is None else self._flat.snapshot()
+    def _copied_state(self):
+        return self._flat, super()._copied_state() if self._flat is None else self._flat.snapshot()
 
-    def restore(self, state):
-        """As :meth:`Stepper.restore`."""
-        flat, state = state
+    def _restore_state(self, copied):
+        flat, state = copied
         self._several = None
         if flat is not self._flat:
             self._release()
         if flat is None:
-            super().restore(state)
+            super()._restore_state(state)
             return
         flat.restore(state)
         if flat is not self._flat:
@@ -129,13 +177,13 @@ class CompiledStepper(ImperativeStepper):
 
     def evaluate(self):
         """As :meth:`Stepper.evaluate`."""
-        program = self._programs.get(self._shapes())
-        if program is None:
+        state = self._compiled.get(self._feed.batch_rows)
+        if state is None:
             return super().evaluate()
-        evaluations = self._evaluations[self._shapes()]
         gradients = [parameter.grad().copy() for parameter in self._trained.values()]
-        with evaluations.kept_states():
-            self._fill(evaluations)
+        program = state.program
+        with state.evaluations.kept_states():
+            self._feed.fill(state.evaluations.data)
             program.run()
             self._verify(program.deliver, program.loss, program.draws)
         for parameter, gradient in zip(self._trained.values(), gradients):
@@ -172,7 +220,10 @@ class CompiledStepper(ImperativeStepper):
         """
         if not self.compiled:
             return f"Not compiled: {self.fallback_reason}."
-        texts = [self._title(shapes) + explain(known, self._ctx, graph) for shapes, known in self._explained.items()]
+        texts = [
+            ("" if rows is None else f"Batches of {rows} rows\n") + explain(known, self._ctx, graph)
+            for rows, known in self._explained.items()
+        ]
         return self._with_names("\n\n".join(texts))
 
     def _with_names(self, text):
@@ -182,49 +233,37 @@ class CompiledStepper(ImperativeStepper):
                 text = text.replace(uuid, name_of(graph.components[uuid]))
         return text
 
-    def _title(self, shapes):
-        return ""
-
-    def _compiled_step(self, learning_rate):
-        shapes = self._shapes()
-        program = self._programs.get(shapes)
-        if program is None:
-            return self._traced_step(shapes, learning_rate)
-        self._run(shapes)
-        if self._flat is None or program.results is None:
-            program.deliver()
-        return self._updated(program, learning_rate)
-
-    def _run(self, shapes):
-        self._fill(self._evaluations[shapes])
-        self._compiled_steps += 1
-        self._runs[shapes].count += 1
-        self._programs[shapes].run()
+    def _run(self, state):
+        self._feed.fill(state.evaluations.data)
+        state.runs.count += 1
+        state.program.run()
 
     def _updated(self, program, learning_rate):
         if self._flat is None:
-            for array in self._learned_arrays:
+            for array in self._learned.values():
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
         self._update(learning_rate, program.results)
+        self._feed.step += 1
         return program.losses.keep()[0]
 
     def _verified_step(self, learning_rate):
-        shapes = self._shapes()
-        program = self._programs[shapes]
-        self._run(shapes)
+        state = self._compiled[self._feed.batch_rows]
+        program = state.program
+        self._run(state)
         self._verify(program.deliver, program.loss, program.draws)
         program.deliver()
         return self._updated(program, learning_rate)
 
     def _verified_several(self, learning_rates):
         """The last step is compared, at the values before it."""
-        several = self._several
         losses = self.steps(learning_rates)
-        after = self._flat.values.copy()
-        several.before.copyto(self._flat.values)
-        self._verify(self._flat.deliver_gradients, several.last_loss, several.last_draws)
-        after.copyto(self._flat.values)
-        reason = several.deviation()
+        assert self._several is not None
+        program, flat, _ = self._several
+        after = flat.values.copy()
+        program.before.copyto(flat.values)
+        self._verify(flat.deliver_gradients, program.last_loss, program.last_draws)
+        after.copyto(flat.values)
+        reason = program.deviation()
         if reason is not None:
             raise DeviationError(reason)
         return losses
@@ -234,7 +273,7 @@ class CompiledStepper(ImperativeStepper):
         deliver()
         gradients = {uuid: self._trained[uuid].grad().asnumpy() for uuid in self._learned}
         result = Result(loss.asnumpy().ravel()[0], gradients, draws)
-        reason = self._evaluations[self._shapes()].deviation(result, self.next_data())
+        reason = self._compiled[self._feed.batch_rows].evaluations.deviation(result, self.next_data())
         if reason is not None:
             raise DeviationError(f"the objective has changed since it was compiled, or the program is wrong: {reason}")
 
@@ -249,27 +288,23 @@ class CompiledStepper(ImperativeStepper):
         if reason is not None:
             self._give_up(reason)
 
-    def _traced_step(self, shapes, learning_rate):
-        point = self._point()
-        before, count = self._points.get(shapes, (None, 0))
-        count = count + 1 if point == before else 1
-        self._points[shapes] = point, count
-        is_standing = count >= _EVALUATIONS_OF_A_STANDING_POINT
-        # Two evaluations at one point do not tell what depends on the parameters.
-        if shapes not in self._evaluations or point == before and not is_standing:
-            self._evaluations[shapes] = Evaluations(
-                self._executor, self._trained, self._ctx, self._is_changing(), self._totals
+    def _traced_step(self, learning_rate):
+        rows = self._feed.batch_rows
+        if rows not in self._tracing:
+            self._tracing[rows] = _Tracing(
+                Evaluations(self._executor, self._trained, self._ctx, self._feed.is_changing, self._totals)
             )
-        evaluations = self._evaluations[shapes]
-        loss = self._evaluated(evaluations)
+        state = self._tracing[rows]
+        state.look_at(self._point())
+        loss = self._evaluated(state.evaluations)
         self._update(learning_rate)
+        self._feed.step += 1
         if self._has_given_up:
             return loss
-        if evaluations.simplified is not None:
-            self._standing_point = point if is_standing else self._standing_point
-            self._compile(shapes, evaluations)
-        if evaluations.reason is not None:
-            self._give_up(evaluations.reason)
+        if state.evaluations.simplified is not None:
+            self._compile(rows, state)
+        if state.evaluations.reason is not None:
+            self._give_up(state.evaluations.reason)
         return loss
 
     def _point(self):
@@ -279,8 +314,10 @@ class CompiledStepper(ImperativeStepper):
         """Programs that were made of evaluations at one point are verified as soon as the parameters leave it."""
         if self._standing_point is not None and self._standing_point != self._point():
             self._standing_point = None
-            for runs in self._runs.values():
-                runs.ask()
+            for state in self._compiled.values():
+                state.runs.ask()
+            if self._several is not None:
+                self._several.runs.ask()
 
     def _evaluated(self, evaluations):
         """Evaluate imperatively; give up if other parameters than those of the programs have gradients."""
@@ -288,23 +325,11 @@ class CompiledStepper(ImperativeStepper):
             parameter.data()._fresh_grad = False
         loss = evaluations.evaluate(self.next_data())
         fresh = [uuid for uuid, parameter in self._trained.items() if parameter.data()._fresh_grad]
-        if self._programs and fresh != self._learned:
+        if self._learned and fresh != list(self._learned):
             self._give_up("a batch of another size has other parameters")
             for uuid in fresh:
                 self._trained[uuid].data()._fresh_grad = True  # not to be lost with the arrays of the programs
         return loss
-
-    def _shapes(self):
-        """What tells programs apart: one number, here always the same."""
-        return 0
-
-    def _fill(self, evaluations):
-        """Put the data of this step where the program reads them."""
-        return
-
-    def _is_changing(self):
-        """List of bools: which of the data are other ones in each step."""
-        return [False] * len(self._data)
 
     def _update(self, learning_rate, gradient=None):
         if self._flat is not None:
@@ -313,45 +338,46 @@ class CompiledStepper(ImperativeStepper):
         self._trainer.set_learning_rate(learning_rate)
         self._trainer.step(batch_size=1, ignore_stale_grad=True)
 
-    def _compile(self, shapes, evaluations):
+    def _compile(self, rows, tracing):
+        evaluations = tracing.evaluations
         held, states = evaluations.simplified.parameters(), self._updater.states
         learned = {uuid: p for uuid, p in self._trained.items() if self._position(p) in states}
-        if not self._programs:
+        if not self._learned:
             self._join(learned)
         for uuid in set(learned) - set(held):
             learned[uuid].grad()[:] = 0  # the program writes none; an optimizer may have weight decay or noise for it
         program = evaluations.program(learned)
         if program is not None:
-            self._programs[shapes] = program
-            self._runs[shapes] = Runs(self._started)
-            self._explained[shapes] = evaluations
+            del self._tracing[rows]
+            self._compiled[rows] = _Compiled(evaluations, program, Runs(self._started))
+            self._explained[rows] = evaluations
+            self._standing_point = tracing.standing_point or self._standing_point
             self._set_threads()
             self.compiled = True
 
     def _prepare_several(self, remaining):
-        """Make a program of several steps, if that can be, and pays."""
-        self._compiled_steps = -math.inf
-        if self._flat is None or self._flat.adam is None or "wd" in self._flat.adam.options:
+        """Make a program of several steps, once, if there may be one."""
+        state = self._compiled.get(self._feed.batch_rows)
+        if state is None or state.runs.count < _STEPS_BEFORE_SEVERAL:
             return
-        evaluations = self._evaluations[self._shapes()]
-        count = possible_steps(evaluations.simplified, remaining)
-        if count > 1:
-            values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
-            with suppress(mx.base.MXNetError):  # single steps do as well
-                self._several = SeveralSteps(evaluations.simplified, values, self._flat, self._ctx, count)
-                self._runs["several"] = Runs(self._started)
+        self._has_tried_several = True
+        if self._flat is None or self._feed.batch_rows is not None:  # a batch has data of its own
+            return
+        values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
+        program = program_of_several_steps(state.evaluations.simplified, values, self._flat, self._ctx, remaining)
+        if program is not None:
+            self._several = _Several(program, self._flat, Runs(self._started))
 
     def _set_threads(self):
         self._threads.close()
-        graphs = [self._evaluations[shapes].simplified for shapes in self._programs]
+        graphs = [state.evaluations.simplified for state in self._compiled.values()]
         self._threads.enter_context(one_blas_thread(graphs, self._ctx))
 
     def _join(self, learned):
         positions = {uuid: self._position(parameter) for uuid, parameter in learned.items()}
         if can_be_flat(list(learned.values()), list(positions.values()), self._updater.optimizer):
             self._flat = FlatParameters(learned, positions, self._updater)
-        self._learned = list(learned)
-        self._learned_arrays = [parameter.data() for parameter in learned.values()]
+        self._learned = {uuid: parameter.data() for uuid, parameter in learned.items()}
 
     def _position(self, parameter):
         return self._trainer._param2idx[parameter.name]
@@ -363,14 +389,13 @@ class CompiledStepper(ImperativeStepper):
         warnings.warn(f"{what}: {reason}.", NotCompiledWarning, stacklevel=levels_to_the_caller())
 
     def _release(self):
-        """Give the host's Parameters their own arrays back; the programs know others."""
+        """Give the host's Parameters their own arrays back; the programs hold different ones."""
         self._threads.close()
-        self._several = None
-        self._compiled_steps = 0
-        self._evaluations.clear()
-        self._programs.clear()
-        self._runs.clear()
+        self._several, self._has_tried_several = None, False
         self._standing_point = None
+        self._tracing.clear()
+        self._compiled.clear()
+        self._learned = {}
         if self._flat is not None:
             self._flat.release(self._updater)
             self._flat = None

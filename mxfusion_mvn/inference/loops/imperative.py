@@ -14,7 +14,7 @@ from typing import Callable
 
 from mxfusion_mvn.checks.options import is_positive
 from mxfusion_mvn.inference.arguments import check_count, refuse
-from mxfusion_mvn.inference.loops.batches import Subsample
+from mxfusion_mvn.inference.loops.batches import Feed, Subsample
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.diagnosis import Objective
 from mxfusion_mvn.inference.loops.observed import check_observed
@@ -22,7 +22,7 @@ from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.progress import Bar, Silence
 from mxfusion_mvn.inference.loops.record import RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
-from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, MinibatchStepper
+from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, Stepper
 from mxfusion_mvn.inference.loops.training import Training
 
 import numpy as np
@@ -65,6 +65,9 @@ class TrainingLoop(GradLoop):
         self.checkpoint = checkpoint
         self.check_every = check_count("check_every", check_every, 1)
         self.record: RunRecord | None = None
+
+    def _create_stepper(self, infr_executor, feed: Feed, param_dict, ctx, optimizer) -> Stepper:
+        return ImperativeStepper(infr_executor, feed, param_dict, ctx, optimizer)
 
     def _train(self, stepper, objective, data, rate, iterations, verbose, started):
         """Run the driver; warn if the run stopped because something was not finite."""
@@ -135,11 +138,8 @@ class BatchLoop(TrainingLoop):
         objective.check_can_be_trained()
         iterations = check_count("max_iter", max_iter, 0)
         optimizer = create_optimizer(optimizer, learning_rate, param_dict)
-        stepper = self._create_stepper(infr_executor, data, param_dict, ctx, optimizer)
+        stepper = self._create_stepper(infr_executor, Feed(data), param_dict, ctx, optimizer)
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
-
-    def _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer):
-        return ImperativeStepper(infr_executor, data, param_dict, ctx, optimizer)
 
 
 class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
@@ -210,9 +210,6 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         stepper = self._create_stepper(infr_executor, subsample, param_dict, ctx, optimizer)
         iterations = epochs * subsample.batches.steps_per_epoch
         return self._train(stepper, objective, data, optimizer.learning_rate, iterations, verbose, started)
-
-    def _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer):
-        return MinibatchStepper(infr_executor, subsample, param_dict, ctx, optimizer)
 
 
 def _checked_scaling(given):

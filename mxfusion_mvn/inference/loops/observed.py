@@ -7,6 +7,7 @@ where they are run by MXFusion's own class.
 """
 
 import difflib
+from typing import Any
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference.arguments import refuse
@@ -101,7 +102,7 @@ def check_shapes(shapes):
     :param shapes: dict from observed Variables to the shapes of their data, tuples of integers.
     :raises InferenceError: by the name of the first variable that does not fit.
     """
-    sizes = {}
+    sizes: dict = {}
     for variable, got in shapes.items():
         name, declared = name_of(variable), variable.shape
         fits = len(got) == len(declared) and all(_fits(size, mine) for size, mine in zip(declared, got))
@@ -134,7 +135,7 @@ def _dense(name, array):
 
 def _from_pandas(name, frame):
     """A DataFrame or Series as a NumPy array, NaN where an entry is missing."""
-    kinds = getattr(frame, "dtypes", None)
+    kinds: Any = getattr(frame, "dtypes", None)
     columns = list(kinds.items()) if hasattr(kinds, "items") else [(getattr(frame, "name", None), kinds)]
     for column, kind in columns:
         if getattr(kind, "kind", "O") not in "fiub":

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several steps of Adam as one graph, so that Python is asked once for all of them."""
 
+from __future__ import annotations
+
 import math
+from typing import Any
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, Node, leaf
 from mxfusion_mvn.compiler.library import OperatorCall
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.readback import HostArray, Pool
 from mxfusion_mvn.inference.loops.adam import DEFAULTS
+from mxfusion_mvn.inference.loops.step_program import StepProgram
 
 import mxnet as mx
 import numpy as np
@@ -134,18 +138,37 @@ class _Builder:
         return self.nodes[-1].entry()
 
 
-class SeveralSteps:
+def program_of_several_steps(graph, parameters, flat, ctx, remaining) -> SeveralSteps | None:
     """
-    A program of several steps.
+    Make a program of several steps, if that can be, and pays.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` of one step.
+    :param parameters: dict from uuid to the NDArray of each parameter in the graph.
+    :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters` of those that are learned.
+    :param ctx: MXNet context.
+    :param remaining: how many steps are made between two looks at the losses.
+    :returns: a :class:`SeveralSteps`, or None.
+    """
+    if flat.adam is None or "wd" in flat.adam.options:
+        return None
+    count = possible_steps(graph, remaining)
+    if count < 2:
+        return None
+    try:
+        return SeveralSteps(graph, parameters, flat, ctx, count)
+    except mx.base.MXNetError:  # single steps do as well
+        return None
+
+
+class SeveralSteps(StepProgram):
+    """
+    A program of several steps of Adam, on MXNet's executor.
 
     :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` of one step.
     :param parameters: dict from uuid to the NDArray of each parameter in the graph.
     :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters` of those that are learned, updated by Adam.
     :param ctx: MXNet context.
     :param count: the number of steps, K.
-
-    Of the last step, ``before`` holds the values before it, NDArray (size of all parameters,), ``last_loss`` the loss
-    there, and ``last_draws`` the draws of its random operators, a list of NDArrays.
     """
 
     def __init__(self, graph, parameters, flat, ctx, count):
@@ -157,22 +180,16 @@ class SeveralSteps:
         steps = several_steps(graph, learned, moments, rates, flat.adam.options)
         wanted = {name(uuid): array for name in (str, gradient_name, before_name) for uuid, array in learned.items()}
         self._program = Program(steps, {**parameters, **learned}, wanted, ctx)
-        values, self._gradients, self.before = (
-            self._program.results[part * flat.size :][: flat.size] for part in (0, 1, 2)
-        )
+        joined: Any = self._program.results
+        values, self._gradients, self.before = (joined[part * flat.size :][: flat.size] for part in (0, 1, 2))
         draws = self._program.draws
         self.last_draws = draws[len(draws) - len(draws) // count :]
-        self._rate = None
+        self._rate = 0.0  # of the last step, corrected
         self._advance = OperatorCall("_copyto", [values], flat.values)
         self._rates = Pool(lambda: _rates(rates))
 
     def push(self, learning_rates):
-        """
-        Push the steps, without waiting for them.
-
-        :param learning_rates: list of K numbers.
-        :returns: list of the losses before each step.
-        """
+        """As :meth:`StepProgram.push`."""
         lease = self._rates.lease()
         rates, copy = lease.value
         corrected = [self._flat.adam.corrected(rate) for rate in learning_rates]
@@ -186,15 +203,11 @@ class SeveralSteps:
 
     @property
     def last_loss(self):
-        """The loss before the last step, NDArray (1,)."""
+        """As :attr:`StepProgram.last_loss`."""
         return self._program.loss[self.count - 1 :]
 
     def deviation(self):
-        """
-        How the last step differs from one of Adam, from the moving averages that it left.
-
-        :returns: a text, None if it does not.
-        """
+        """As :meth:`StepProgram.deviation`."""
         mean, square = (moment.asnumpy() for moment in self._flat.adam.moments)
         epsilon = self._flat.adam.options.get("epsilon", DEFAULTS["epsilon"])
         wanted = -self._rate * mean / (np.sqrt(square) + epsilon)

@@ -5,15 +5,16 @@ A loop of your own derives from :class:`mxfusion_mvn.inference.BatchLoop` or ``M
 ``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__``, and overrides the one method that
 makes the stepper, in which the time spent counts as the run's::
 
-    BatchLoop      _create_stepper(self, infr_executor, data, param_dict, ctx, optimizer)
-    MinibatchLoop  _create_stepper(self, infr_executor, subsample, param_dict, ctx, optimizer)
+    _create_stepper(self, infr_executor, feed, param_dict, ctx, optimizer)
 
 ``optimizer`` is an ``mxnet.optimizer.Optimizer`` of this run's own; ``optimizers.py`` copies its state for a snapshot.
-``subsample`` is a :class:`mxfusion_mvn.inference.loops.batches.Subsample`: the rows of each step, sizes and scalings.
+``feed`` is a :class:`mxfusion_mvn.inference.loops.batches.Feed`: the data of each step.
 """
 
 from abc import ABC, abstractmethod
+from typing import Optional
 
+from mxfusion_mvn.inference.loops.batches import Feed
 from mxfusion_mvn.inference.loops.optimizers import copy_state, restore_state
 
 import mxnet as mx
@@ -28,7 +29,7 @@ class Stepper(ABC):
     """What makes the steps of a run."""
 
     compiled = False
-    fallback_reason = None
+    fallback_reason: Optional[str] = None
 
     @abstractmethod
     def step(self, learning_rate):
@@ -61,7 +62,7 @@ class Stepper(ABC):
 
     def runs_of_program(self, count):
         """
-        What program makes the next steps.
+        Say which program makes the next steps.
 
         :param count: how many are made at once.
         :returns: its :class:`~mxfusion_mvn.inference.loops.verification.Runs`, None if they are made imperatively.
@@ -106,9 +107,9 @@ class Stepper(ABC):
     def next_data(self):
         """List of NDArrays that the next step works on, with sizes and scalings set for an imperative evaluation."""
 
+    @abstractmethod
     def next_rows(self):
-        """For each array of :meth:`next_data` which rows of the data are in it, NumPy array, or None for all."""
-        return [None for _ in self.next_data()]
+        """For each array of :meth:`next_data` its rows of the data, NumPy array, or None for all of them."""
 
     @abstractmethod
     def evaluate(self):
@@ -137,15 +138,15 @@ class ImperativeStepper(Stepper):
     Steps as the host makes them.
 
     :param infr_executor: the host's ObjectiveBlock.
-    :param data: list of NDArrays.
+    :param feed: a :class:`~mxfusion_mvn.inference.loops.batches.Feed`.
     :param param_dict: the host's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.
     """
 
-    def __init__(self, infr_executor, data, param_dict, ctx, optimizer):
+    def __init__(self, infr_executor, feed: Feed, param_dict, ctx, optimizer) -> None:
         self._executor = infr_executor
-        self._data = data
+        self._feed = feed
         self._parameters = param_dict
         self._ctx = ctx
         # Without a store the updater is the trainer's own, and holds all of the state.
@@ -160,6 +161,7 @@ class ImperativeStepper(Stepper):
             loss_for_gradient.backward()
         # The loss is a sum, not a mean over rows: there is nothing to divide by. A parameter may have no gradient.
         self._trainer.step(batch_size=1, ignore_stale_grad=True)
+        self._feed.step += 1
         return loss.detach()  # lest it keep the graph alive
 
     def parameters(self):
@@ -168,18 +170,35 @@ class ImperativeStepper(Stepper):
 
     def snapshot(self):
         """As :meth:`Stepper.snapshot`."""
-        return {uuid: value.copy() for uuid, value in self.parameters().items()}, copy_state(self._updater)
+        return self._feed.step, self._copied_state()
 
     def restore(self, state):
         """As :meth:`Stepper.restore`."""
-        values, optimizer_state = state
+        self._feed.step, copied = state
+        self._restore_state(copied)
+
+    def _copied_state(self):
+        """Copies of the parameters and of the state of the optimizer."""
+        return {uuid: value.copy() for uuid, value in self.parameters().items()}, copy_state(self._updater)
+
+    def _restore_state(self, copied):
+        values, optimizer_state = copied
         for uuid, value in values.items():
             value.copyto(self._parameters[uuid].data())
         restore_state(self._updater, optimizer_state)
 
     def next_data(self):
         """As :meth:`Stepper.next_data`."""
-        return self._data
+        return self._feed.next_data()
+
+    def next_rows(self):
+        """As :meth:`Stepper.next_rows`."""
+        return self._feed.next_rows()
+
+    def finish(self):
+        """As :meth:`Stepper.finish`."""
+        super().finish()
+        self._feed.finish()
 
     def evaluate(self):
         """As :meth:`Stepper.evaluate`."""
@@ -188,49 +207,3 @@ class ImperativeStepper(Stepper):
     @property
     def _updater(self):
         return self._trainer._updaters[0]
-
-
-class MinibatchStepper(ImperativeStepper):
-    """
-    Steps of which each sees some rows of the data.
-
-    :param infr_executor: the host's ObjectiveBlock.
-    :param subsample: a :class:`~mxfusion_mvn.inference.loops.batches.Subsample`.
-    :param param_dict: the host's ParameterDict.
-    :param ctx: MXNet context.
-    :param optimizer: an ``mxnet.optimizer.Optimizer``.
-    """
-
-    def __init__(self, infr_executor, subsample, param_dict, ctx, optimizer):
-        super().__init__(infr_executor, subsample.data, param_dict, ctx, optimizer)
-        self._subsample = subsample
-        self._steps = 0
-
-    def step(self, learning_rate):
-        """As :meth:`Stepper.step`."""
-        loss = super().step(learning_rate)
-        self._steps += 1
-        return loss
-
-    def next_data(self):
-        """As :meth:`Stepper.next_data`."""
-        return self._subsample.batch(self._steps)
-
-    def next_rows(self):
-        """As :meth:`Stepper.next_rows`."""
-        rows = self._subsample.batches.rows_of(self._steps)
-        return [None if rows is None or not cut else rows.asnumpy() for cut in self._subsample.is_cut]
-
-    def snapshot(self):
-        """As :meth:`Stepper.snapshot`."""
-        return self._steps, super().snapshot()
-
-    def restore(self, state):
-        """As :meth:`Stepper.restore`."""
-        self._steps, rest = state
-        super().restore(rest)
-
-    def finish(self):
-        """As :meth:`Stepper.finish`."""
-        super().finish()
-        self._subsample.finish()

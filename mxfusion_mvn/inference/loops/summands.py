@@ -55,7 +55,7 @@ class Totals:
                 )
             return factor
         summand = copy.copy(factor)
-        summand.log_pdf = factor.total_log_pdf
+        summand.__dict__["log_pdf"] = factor.total_log_pdf
         return summand
 
 

@@ -3,11 +3,12 @@
 
 import time
 from collections import deque
-from typing import NamedTuple, Optional
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from mxfusion_mvn.inference.loops.diagnosis import flush, is_failed_factorisation, reason_of, state_of
 from mxfusion_mvn.inference.loops.record import RunRecord, trend
 from mxfusion_mvn.inference.loops.steppers import DeviationError
+from mxfusion_mvn.inference.loops.verification import Runs
 
 import mxnet as mx
 import numpy as np
@@ -78,15 +79,19 @@ class Training:
         self._check_every = check_every
         self._bar = bar
         self._losses = np.empty(max_iter)
-        self._rates = []  # as they were used: some schedules must not be asked for an iteration of the past
+        # As they were used: some schedules must not be asked for an iteration of the past.
+        self._rates: List[float] = []
         # Losses that were pushed and not read, with the iteration after those that were pushed together with it.
-        self._pending = deque()
+        self._pending: Deque[Tuple[Any, int]] = deque()
         self._done = 0  # how many losses were read and found good
-        self._error = None  # what a step raised
+        self._error: Optional[Exception] = None  # what a step raised
         self._failed_before = 0  # the iteration after the steps that failed while they were verified
-        self._snapshots = []  # pairs (iteration, state); the loss at the last one may not have been read yet
-        self._verified = {}  # by the Runs of each program the snapshot up to which it was seen to be right
-        self._sound = None  # the newest snapshot at which the loss was of a size near that of the first ones
+        # Pairs (iteration, state); the loss at the last one may not have been read yet.
+        self._snapshots: List[Tuple[int, Any]] = []
+        # For the Runs of each program the snapshot up to which it was seen to be right.
+        self._verified: Dict[Runs, Tuple[int, Any]] = {}
+        # The newest snapshot at which the loss was of about the size of the first ones.
+        self._sound: Tuple[int, Any] = (0, None)
         self._reason, self._message, self._has_arrived = "running", "The run goes on.", False
         self._start = started
         self._checked = 0, time.perf_counter()  # the last check: after how many iterations, and when
