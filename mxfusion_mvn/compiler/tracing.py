@@ -16,10 +16,11 @@ from collections import Counter
 from contextlib import contextmanager
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Node, leaf, live_graph
-from mxfusion_mvn.compiler.hooks import hooked
+from mxfusion_mvn.compiler.hooks import hooked, replaced
 from mxfusion_mvn.compiler.operators import traits
 
 from mxnet import autograd
+from mxnet.ndarray.ndarray import NDArrayBase
 
 # One trace at a time: the hooks are seen by all threads, and obeyed by that of the trace.
 _LOCK = threading.RLock()
@@ -55,7 +56,6 @@ class Trace:
         self.folded = Counter()
         self._nodes = list(leaves)
         self._entries = {node.array.handle.value: node.entry() for node in leaves}
-        self._kept = [node.array for node in leaves]  # a freed handle may be given to another array
         self._viewed = set()
         self._thread = threading.get_ident()
 
@@ -80,7 +80,7 @@ class Trace:
 
     def release(self):
         """Let go of the arrays of the evaluation, to be called when nothing is to be noted any more."""
-        self._nodes, self._entries, self._kept = [], {}, []
+        self._nodes, self._entries = [], {}
 
     def is_traced(self, array):
         """
@@ -182,7 +182,6 @@ class Trace:
         :param attributes: its attributes, dict from name to string.
         :param shape: the shape in which it gives them, None for that of the view.
         """
-        self._kept.extend((base, view))
         self._viewed.update((base.handle.value, view.handle.value))
         if self.is_traced(base):
             node = Node(name, self._inputs(name, [base]), attributes, [shape or view.shape], [view.dtype])
@@ -224,12 +223,10 @@ class Trace:
         return self._entries[handle]
 
     def _state(self, array):
-        self._kept.append(array)
         return self._append(leaf(STATE, array)).entry()
 
     def _add(self, node, outputs):
         self._append(node)
-        self._kept.extend(outputs)
         self._entries.update((array.handle.value, node.entry(index)) for index, array in enumerate(outputs))
 
     def _append(self, node):
@@ -239,6 +236,15 @@ class Trace:
     def _forget(self, outputs):
         for array in outputs:
             self._entries.pop(array.handle.value, None)
+
+    def forget_handle(self, handle):
+        """
+        Note that an array is freed, whose handle another array may get.
+
+        :param handle: its ``handle.value``.
+        """
+        self._entries.pop(handle, None)
+        self._viewed.discard(handle)
 
     def _check_not_used(self, outputs):
         for array in outputs:
@@ -257,5 +263,11 @@ def tracing(leaves, draws=None):
     :returns: a context manager that gives a :class:`Trace`.
     """
     trace = Trace(leaves, draws)
-    with _LOCK, hooked(trace):
+    free = NDArrayBase.__del__
+
+    def freed(array):
+        trace.forget_handle(array.handle.value)
+        free(array)
+
+    with _LOCK, hooked(trace), replaced(NDArrayBase, "__del__", freed):
         yield trace
