@@ -26,7 +26,7 @@ from mxfusion.components.distributions import (
 from mxfusion.components.variables import Variable, VariableType
 from mxfusion.modules.gp_modules import GPRegression, SparseGPRegression
 
-# In these of the host's, the last axis but one holds the points of a process; they depend on each other.
+# In these distributions of MXFusion the last axis but one holds the points of a process; they depend on each other.
 _PROCESSES = (GaussianProcess, ConditionalGaussianProcess, GPRegression, SparseGPRegression)
 _VECTORS = (MultivariateNormal, MultivariateNormalMeanPrecision)
 
@@ -35,7 +35,7 @@ class Feed:
     """
     The data of each step: all rows; a :class:`Subsample` gives some of them.
 
-    :param data: list of NDArrays, in the order of the host's ObjectiveBlock.
+    :param data: list of NDArrays, in the order of MXFusion's ObjectiveBlock.
 
     ``data`` are these, whole; ``step`` is the number of the next step, 0, 1, ..., which the stepper advances and sets
     back; ``is_changing`` is a list of bools: which of the data differ from step to step.
@@ -114,12 +114,12 @@ class Subsample(Feed):
 
     Everything about the rows that depends on neither parameters nor noise is here, for imperative and compiled loops.
 
-    :param infr_executor: the host's ObjectiveBlock.
+    :param infr_executor: MXFusion's ObjectiveBlock.
     :param data: list of NDArrays, in the order of the block; those whose variable has a Variable as the size of its
         first axis are cut, the others are passed on whole.
     :param batch_size: B.
     :param rv_scaling: dict from uuid to scaling factor as the user gave it, or None.
-    :param update_sizes: function of the data of a batch, which tells the host the sizes in it.
+    :param update_sizes: function of the data of a batch, which tells MXFusion the sizes in it.
     :raises InferenceError: if rows of the model cannot be left out, or the sizes or scalings do not fit.
     """
 

@@ -31,7 +31,7 @@ _EVALUATIONS_OF_A_STANDING_POINT = 10
 
 
 class NotCompiledWarning(UserWarning):
-    """An objective is evaluated as the host does, not compiled, or has changed since it was; the message says why."""
+    """An objective is evaluated as MXFusion does, not compiled, or has changed since it was; the message says why."""
 
 
 class _Tracing:
@@ -78,9 +78,9 @@ class CompiledStepper(ImperativeStepper):
     Batches of each size are in a state of their own: traced, then compiled. Once something cannot be compiled, or has
     changed, ``fallback_reason`` says why, and all steps are imperative.
 
-    :param infr_executor: the host's ObjectiveBlock.
+    :param infr_executor: MXFusion's ObjectiveBlock.
     :param feed: a :class:`~mxfusion_mvn.inference.loops.batches.Feed`.
-    :param param_dict: the host's ParameterDict.
+    :param param_dict: MXFusion's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.
     """
@@ -382,14 +382,14 @@ class CompiledStepper(ImperativeStepper):
     def _position(self, parameter):
         return self._trainer._param2idx[parameter.name]
 
-    def _give_up(self, reason, what="Not compiled, and evaluated as the host does"):
+    def _give_up(self, reason, what="Not compiled, and evaluated as MXFusion does"):
         self._release()
         self.compiled = False
         self.fallback_reason = reason
         warnings.warn(f"{what}: {reason}.", NotCompiledWarning, stacklevel=levels_to_the_caller())
 
     def _release(self):
-        """Give the host's Parameters their own arrays back; the programs hold different ones."""
+        """Give MXFusion's Parameters their own arrays back; the programs hold different ones."""
         self._threads.close()
         self._several, self._has_tried_several = None, False
         self._standing_point = None

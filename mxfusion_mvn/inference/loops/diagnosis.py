@@ -31,10 +31,10 @@ class _NotFinite(Exception):
 
 class Objective:
     """
-    The objective of an inference, as the host evaluates it.
+    The objective of an inference, as MXFusion evaluates it.
 
-    :param infr_executor: the host's ObjectiveBlock.
-    :param param_dict: the host's ParameterDict.
+    :param infr_executor: MXFusion's ObjectiveBlock.
+    :param param_dict: MXFusion's ParameterDict.
     :param ctx: MXNet context.
     """
 
@@ -136,7 +136,7 @@ class Objective:
 
     @contextmanager
     def _watched_factors(self):
-        """For the span of one evaluation the factors' own methods are covered: the host has no other place to look."""
+        """For the span of one evaluation, wrap the factors' methods, because MXFusion has no hook."""
         covered = []
         try:
             for graph in self._graphs:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """All parameters, and all gradients, in one array each, so that an update is one operator.
 
-The host's Parameters become views of the array while it lasts, and get their own arrays back after.
+MXFusion's Parameters become views of the array while it lasts, and get their own arrays back after.
 """
 
 import copy
@@ -12,7 +12,7 @@ from mxfusion_mvn.inference.loops.optimizers import copy_state, restore_state
 import mxnet as mx
 from mxnet import autograd, optimizer
 
-# Optimizers that treat each number by itself, and whose state is made of arrays of the shape of the parameter.
+# Optimizers that treat each entry by itself, and whose state is made of arrays of the shape of the parameter.
 _ELEMENTWISE = (
     optimizer.SGD,
     optimizer.NAG,
@@ -29,7 +29,7 @@ _ELEMENTWISE = (
 
 def can_be_flat(parameters, positions, rule):
     """
-    Whether one update of all numbers is the same as an update of each parameter.
+    Whether one update of all entries is the same as an update of each parameter.
 
     :param parameters: list of Gluon Parameters.
     :param positions: list of their indices in the updater.
@@ -93,7 +93,7 @@ class FlatParameters:
 
     @property
     def size(self):
-        """How many numbers the parameters have."""
+        """How many entries the parameters have."""
         return self.values.size
 
     def update(self, learning_rate, gradient=None):

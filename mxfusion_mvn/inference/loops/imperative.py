@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loops for the host's ``GradBasedInference(algorithm, grad_loop=...)`` that can be followed, and stop for a reason.
+"""Loops for MXFusion's ``GradBasedInference(algorithm, grad_loop=...)`` that can be followed, and stop for a reason.
 
-Their arithmetic is the host's: with the same ``mx.random.seed`` and optimizer a :class:`BatchLoop` arrives at the same
-parameters as the host's loop, bit for bit. Around it: a record of the losses without waiting at each step, a progress
+Their arithmetic is MXFusion's: with the same ``mx.random.seed`` and optimizer a :class:`BatchLoop` arrives at the same
+parameters as MXFusion's loop, bit for bit. Around it: a record of the losses without waiting at each step, a progress
 bar, learning-rate schedules, stop rules, checkpoints, and an end at the first loss that is not finite.
 """
 
@@ -120,11 +120,11 @@ class BatchLoop(TrainingLoop):
         verbose=False,
     ):
         """
-        Train; the host's ``GradBasedInference.run`` calls this.
+        Train; MXFusion's ``GradBasedInference.run`` calls this.
 
-        :param infr_executor: the host's ObjectiveBlock.
+        :param infr_executor: MXFusion's ObjectiveBlock.
         :param data: list of NDArrays.
-        :param param_dict: the host's ParameterDict.
+        :param param_dict: MXFusion's ParameterDict.
         :param ctx: MXNet context.
         :param optimizer: its name, or an ``mxnet.optimizer.Optimizer`` that brings its own learning rate.
         :param learning_rate: used if there is no schedule.
@@ -148,13 +148,13 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
 
     An epoch sees every row once, in a new random order that follows from ``mx.random.seed``; its last batch is smaller
     if ``batch_size`` does not divide the number of rows N, and is scaled by its own size. The gradient is not divided
-    by the batch size as in the host's loop: it estimates that of the whole data.
+    by the batch size as in MXFusion's loop: it estimates that of the whole data.
 
     Every random variable whose first axis has the same Variable as its size as the rows of the data is scaled by
     N / (rows in the batch), observed or latent, in the model and the posterior.
 
     :param batch_size: the number of rows in a batch, at most N.
-    :param rv_scaling: dict from random Variable to scaling factor, as the host's loop needs it. It is derived, and
+    :param rv_scaling: dict from random Variable to scaling factor, as MXFusion's loop needs it. It is derived, and
         compared with what is given: another scaling would change the posterior, and nothing would show it.
     :param options: see :class:`TrainingLoop`; an iteration is a batch.
     """
@@ -186,17 +186,17 @@ class MinibatchLoop(TrainingLoop, MinibatchInferenceLoop):
         update_shape_constants=None,
     ):
         """
-        Train; the host's ``GradBasedInference.run`` calls this.
+        Train; MXFusion's ``GradBasedInference.run`` calls this.
 
-        :param infr_executor: the host's ObjectiveBlock.
+        :param infr_executor: MXFusion's ObjectiveBlock.
         :param data: list of NDArrays (N, ...).
-        :param param_dict: the host's ParameterDict.
+        :param param_dict: MXFusion's ParameterDict.
         :param ctx: MXNet context.
         :param optimizer: its name, or an ``mxnet.optimizer.Optimizer`` that brings its own learning rate.
         :param learning_rate: used if there is no schedule.
-        :param max_iter: the number of epochs, as in the host's loop.
+        :param max_iter: the number of epochs, as in MXFusion's loop.
         :param verbose: whether to show a progress bar.
-        :param update_shape_constants: function by which the host learns the sizes in a batch.
+        :param update_shape_constants: function by which MXFusion learns the sizes in a batch.
         :returns: a :class:`~mxfusion_mvn.inference.RunRecord`; one loss for each batch.
         :raises InferenceError: if the model cannot be subsampled, ``batch_size`` exceeds N or ``rv_scaling`` is wrong.
         """

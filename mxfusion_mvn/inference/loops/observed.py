@@ -25,7 +25,7 @@ def check_observed(infr_executor, data):
     """
     The data of a loop as what the model declares.
 
-    :param infr_executor: the host's ObjectiveBlock.
+    :param infr_executor: MXFusion's ObjectiveBlock.
     :param data: list of arrays, in the order of the block.
     :returns: list of NDArrays of the inference's dtype; those that have it already are not copied.
     :raises ModelSpecificationError: if two variables of a graph have one name.

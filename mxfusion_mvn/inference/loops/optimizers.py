@@ -26,7 +26,7 @@ def create_optimizer(optimizer, learning_rate, param_dict):
     :param optimizer: its name, as for ``mxnet.optimizer.create``, or an ``mxnet.optimizer.Optimizer``, which brings its
         own learning rate and is copied: a run starts without the momentum of the run before.
     :param learning_rate: for an optimizer given by name.
-    :param param_dict: the host's ParameterDict, of the parameters that it is to train.
+    :param param_dict: MXFusion's ParameterDict, of the parameters that it is to train.
     :returns: an ``mxnet.optimizer.Optimizer``.
     :raises InferenceError: for an unknown name, for an Optimizer with a scheduler of its own, and for one that MXNet
         has in float32 only if a parameter is float64.

@@ -16,10 +16,10 @@ from mxfusion_mvn.inference.loops.step_program import StepProgram
 import mxnet as mx
 import numpy as np
 
-# How many operators a graph of several steps has at most, for larger ones are slower, and how many steps; measured.
+# The largest number of operators in a graph of several steps, because larger ones are slower, and of steps; measured.
 _OPERATORS = 700
 _STEPS = 10
-_NUMBERS = 5000
+_ENTRIES = 5000
 
 
 def possible_steps(graph, wanted):
@@ -34,7 +34,7 @@ def possible_steps(graph, wanted):
     most = _OPERATORS // (len(graph.operators()) + 3 * len(learned))
     size = sum(entry.size for entry in learned.values())
     is_possible = learned and not any(node.operator in (DATA, STATE) for node in graph.nodes)
-    if not is_possible or most < 1 or size > _NUMBERS:
+    if not is_possible or most < 1 or size > _ENTRIES:
         return 0
     return wanted // math.ceil(wanted / min(_STEPS, most))
 
@@ -66,7 +66,7 @@ def gradient_name(name):
     """
     The name of the result that is the gradient of a parameter.
 
-    :param name: that of the parameter.
+    :param name: the name of the parameter.
     :returns: a text.
     """
     return f"gradient of {name}"
@@ -76,7 +76,7 @@ def before_name(name):
     """
     The name of the result that is the value of a parameter before the last step.
 
-    :param name: that of the parameter.
+    :param name: the name of the parameter.
     :returns: a text.
     """
     return f"{name} before"
@@ -126,7 +126,7 @@ class _Builder:
         return loss if loss.shape == (1,) else self.add("_np_reshape", [loss], (1,), loss.dtype, {"newshape": "(1,)"})
 
     def _updated(self, name, gradient, rate):
-        """A parameter after Adam, which takes a rate that changes only as a number: so it updates zeros, at rate 1."""
+        """A parameter after Adam; `adam_update` takes no array as its rate: zeros are updated at rate 1 and scaled."""
         value = self.values[name]
         shape, dtype = value.shape, value.dtype
         inputs = [self._zeros[name], gradient, *self._moments[name]]

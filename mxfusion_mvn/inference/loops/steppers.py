@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes the steps of a run: the protocol that the driver follows, and steps as the host makes them.
+"""What makes the steps of a run: the protocol that the driver follows, and steps as MXFusion makes them.
 
 A loop of your own derives from :class:`mxfusion_mvn.inference.BatchLoop` or ``MinibatchLoop``, hands its options
 ``schedule``, ``stop``, ``checkpoint`` and ``check_every`` to ``super().__init__``, and overrides the one method that
@@ -125,7 +125,7 @@ class Stepper(ABC):
         return
 
     def write_back(self):
-        """Copy the present values into the host's Parameters, if they are held elsewhere."""
+        """Copy the present values into MXFusion's Parameters, if they are held elsewhere."""
         return
 
     def finish(self):
@@ -135,11 +135,11 @@ class Stepper(ABC):
 
 class ImperativeStepper(Stepper):
     """
-    Steps as the host makes them.
+    Steps as MXFusion makes them.
 
-    :param infr_executor: the host's ObjectiveBlock.
+    :param infr_executor: MXFusion's ObjectiveBlock.
     :param feed: a :class:`~mxfusion_mvn.inference.loops.batches.Feed`.
-    :param param_dict: the host's ParameterDict.
+    :param param_dict: MXFusion's ParameterDict.
     :param ctx: MXNet context.
     :param optimizer: an ``mxnet.optimizer.Optimizer``.
     """

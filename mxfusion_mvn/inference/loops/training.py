@@ -14,9 +14,9 @@ import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
 
-# Checked sooner than after `check_every` iterations, for a run that fails mostly does so at once.
+# Checked sooner than after `check_every` iterations, because a run that fails mostly does so at once.
 EARLY_CHECKS = (1, 10)
-# Nothing is read for no longer than this, so that the progress bar and Ctrl-C answer.
+# Losses are read at least this often, so that the progress bar and Ctrl-C answer.
 SECONDS_BETWEEN_CHECKS = 1.0
 # Why a parameter may be bad after an update of which everything else was finite.
 TOO_FAR = "the loss and the gradient before it were finite, so the update itself went too far"
@@ -32,8 +32,7 @@ FALLEN_FROM = 1e6
 # Optimizers of MXNet take rates, times corrections of their own, as normal numbers in float32.
 _SMALLEST_RATE, _LARGEST_RATE = 1e-37, 1e38
 
-# How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions by an error of
-# their own.
+# How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions raise an error.
 FAILURES = (mx.base.MXNetError, InferenceError)
 
 
@@ -41,7 +40,7 @@ class Trouble(NamedTuple):
     """
     What went wrong, as the beginning of a sentence, and the reason if something gave one.
 
-    ``latest`` is the last iteration that may be to blame, if it may be one after that whose loss could not be read.
+    ``latest`` is the last iteration that could have caused it, where that may lie after the loss that was not read.
     """
 
     what: str
@@ -215,7 +214,7 @@ class Training:
     def _read_losses(self):
         """Read the losses in order, up to a bad one; return that as a Trouble, or None, as the methods below."""
         while self._pending:
-            # One by one: MXNet reports a failure once, and this way to the iteration it belongs to.
+            # Read one at a time: MXNet reports a failure only once, and so it is charged to the right iteration.
             try:
                 loss = self._pending[0][0].asnumpy().item()
             except mx.base.MXNetError as error:
@@ -352,7 +351,7 @@ class Training:
         )
 
     def _settle(self):
-        """Leave good parameters after something was raised."""
+        """Restore the last good parameters after an exception."""
         try:
             trouble = self._read_losses() or self._bad_parameter()
         except FAILURES as error:
