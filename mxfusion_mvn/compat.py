@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one place that knows with which Python and which NumPy MXNet can be imported.
+"""Importing MXNet, with every Python and NumPy that it can work with.
 
-MXNet 1.9.1, the last of its line, is older than NumPy 1.24 and Python 3.12. What it meets there:
+MXNet 1.9.1, its last release, is older than NumPy 1.24 and Python 3.12:
 
-- NumPy 1.24 to 1.26: MXNet copies ``numpy.bool`` while it is imported, an alias of ``bool`` that
-  NumPy 1.24 removed. It is put back for that moment and then taken away again. MXFusion needs it
-  at no other time. ``mx.np.full`` and ``mx.test_utils`` do, and fail there, this package or not.
+- NumPy 1.24 to 1.26: while it is imported MXNet copies ``numpy.bool``, an alias of ``bool`` that
+  NumPy 1.24 removed. The alias is put back for the import, and then removed again. MXFusion needs
+  it at no other time; ``mx.np.full`` and ``mx.test_utils`` do, and fail with or without this package.
 - NumPy 2: too much is gone for an alias to help.
-- Python 3.12: ``distutils`` is gone; setuptools brings it.
+- Python 3.12: ``distutils`` is gone; setuptools provides it.
 - Python 3.13: NumPy 1.26 has no build for it.
 
 So with NumPy 1.24 or newer this package has to be imported before ``mxnet`` and ``mxfusion``.
@@ -25,10 +25,10 @@ _REMEDIES = {
 
 def import_mxnet() -> None:
     """
-    Import MXNet, also where NumPy has left it behind. Does nothing if it has been imported before.
+    Import MXNet, also with a NumPy that is too new for it. Does nothing if it was imported before.
 
-    :raises ImportError: if MXNet cannot run on this Python or with this NumPy, or if something it
-        needs is missing (then a ModuleNotFoundError). The message says what to install.
+    :raises ImportError: if MXNet cannot run on this Python or with this NumPy, or (as a
+        ModuleNotFoundError) if a package it needs is missing. The message says what to install.
     """
     if "mxnet" in sys.modules:
         return
@@ -58,13 +58,13 @@ def _removed_alias(numpy):
     :param numpy: the module.
     :raises ImportError: if this NumPy is too new for an alias to help.
     """
-    version = tuple(int(number) for number in numpy.__version__.split(".")[:2])
+    version = tuple(int(part) for part in numpy.__version__.split(".")[:2])
     if version >= (2, 0):
         raise ImportError(
             f"mxfusion_mvn cannot run with NumPy {numpy.__version__}: MXNet 1.9.1, its last "
             "release, needs numpy<2. Run `pip install 'numpy<2'`."
         )
-    # A user's own alias, put there for the same reason, is not ours to take away.
+    # An alias that a user has put there for the same reason stays.
     if version < (1, 24) or "bool" in vars(numpy):
         yield
         return

@@ -5,9 +5,9 @@ From features h (B..., F) the head makes a mean, and a lower Cholesky factor wit
 
     mean = W h + b        L_ii = s softplus(d_i(h)) / log 2 + 1e-6 s        L_ij = s t_ij(h),  i > j
 
-d and t being linear too, and zero before training: whatever the features, the covariance L L^T starts as s^2 I, and it
-is positive definite whatever the weights become. Nothing is ever inverted, nor is a determinant taken: the density of
-:func:`mxfusion_mvn.gaussian.log_pdf` needs the factor alone.
+where d and t are linear, too, and zero before training: for all features the covariance L L^T starts as s^2 I, and it
+is positive definite for all weights. No matrix is inverted and no determinant computed, because the density of
+:class:`~mxfusion_mvn.Gaussian` needs only the factor.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import mxnet as mx
 import numpy as np
 from mxnet.gluon import HybridBlock, ParameterDict, nn
 
-# Softplus underflows to 0, and then there is no density. Small enough not to matter, large enough for its inverse, and
-# for the powers of that in a gradient, to be finite in float32.
+# Softplus underflows to 0, where there is no density. The floor is small enough not to matter, and so large that its
+# inverse, and the powers of that in a gradient, are finite in float32.
 _FLOOR = 1e-6
-# Of a vector and of its features: a factor of that size has as many entries as MXNet can count.
+# The largest vector, and number of features: a factor of that size has as many entries as MXNet can count.
 _LARGEST = 2**16 - 1
 
 
@@ -35,7 +35,7 @@ class MultivariateNormalHead(HybridBlock):
     """
     The last layer of a network that predicts a Gaussian vector: features -> (mean, scale_tril).
 
-    What it returns is what :class:`~mxfusion_mvn.Gaussian` takes, hybridized or not::
+    :class:`~mxfusion_mvn.Gaussian` takes its output, hybridized or not::
 
         head = MultivariateNormalHead(3)
         head.initialize()
@@ -44,8 +44,8 @@ class MultivariateNormalHead(HybridBlock):
 
     :param dim: D, the size of the vector, at least 1.
     :param initial_scale: s, the standard deviation of every entry before training, in the units of the vector.
-    :param in_units: F, the number of features; 0 to learn it from the first features that come.
-    :param dtype: of the parameters, float32 or float64.
+    :param in_units: F, the number of features; 0 to take it from the first features.
+    :param dtype: the dtype of the parameters, float32 or float64.
     :param prefix: as in Gluon.
     :param params: as in Gluon.
     :raises ValueError: for a dim or an initial_scale that is not positive, and for options of the wrong kind.
@@ -78,11 +78,11 @@ class MultivariateNormalHead(HybridBlock):
 
     def forward(self, features: mx.nd.NDArray | mx.sym.Symbol):
         """
-        As Gluon's, for features that can be read.
+        The Gaussian of some features; as Gluon's method, with checks of features that are arrays.
 
         :param features: h (B..., F), an NDArray or a Symbol.
         :returns: as :meth:`hybrid_forward`.
-        :raises ValueError: for another kind, dtype or number of features.
+        :raises ValueError: for features of another type, dtype or number.
         """
         self._check_features(features)
         return super().forward(features)
@@ -103,7 +103,7 @@ class MultivariateNormalHead(HybridBlock):
 
     def hybrid_forward(self, F, features):
         """
-        The Gaussian that goes with some features.
+        The Gaussian of some features.
 
         :param F: ``mxnet.nd``, or ``mxnet.sym`` where the block is hybridized.
         :param features: h (B..., F).
@@ -119,7 +119,7 @@ class MultivariateNormalHead(HybridBlock):
 def _check(dim, initial_scale, in_units, dtype, prefix, params):
     for name, count, least, what in (
         ("dim", dim, 1, "It is the size of the vector"),
-        ("in_units", in_units, 0, "It is the number of features; leave it out to learn it from the first that come"),
+        ("in_units", in_units, 0, "It is the number of features; leave it out to take it from the first features"),
     ):
         if not isinstance(count, numbers.Integral) or isinstance(count, bool) or count < least:
             refuse(name, shown(count), f"an integer of at least {least}", f"{what}.")

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From unconstrained arrays to positive numbers, Cholesky factors and positive definite matrices.
+"""From unconstrained arrays to positive entries, Cholesky factors and positive definite matrices.
 
-A transformation is given to a host Variable, ``Variable(shape=(D, D),
+A transformation is an argument of a Variable of MXFusion, ``Variable(shape=(D, D),
 transformation=PositiveDefinite())``; the optimizer then moves the raw array x, and the model sees
-the constrained one::
+the constrained one. For latent variables see :mod:`~mxfusion_mvn.bijections`, whose raw arrays have
+as many entries as there are degrees of freedom::
 
     Positive            y = log(1 + e^x)                            x = y + log(1 - e^-y)
     Simplex             y = e^x / sum e^x                           x = log y
@@ -11,13 +12,13 @@ the constrained one::
     PositiveDefinite    C = L L^T
     CorrelationCholesky each row of L is (s_i1, ..., s_i,i-1, 1) divided by its norm, s_ij = (x_ij + x_ji) / 2
 
-The raw matrix is read through its *symmetric part*. Reading one triangle would leave the other with
-a gradient of exactly zero, where adamax divides 0 by 0; so every entry has a gradient, and
-entry-wise steps keep a symmetric x symmetric.
+Only the *symmetric part* of a raw matrix is used. Had one triangle a gradient of exactly zero,
+adamax would divide 0 by 0 there; so every entry has a gradient, and elementwise steps keep a
+symmetric x symmetric.
 
 Softplus is log1p(exp(x)), and x itself where the two are equal; branches as in Maechler,
-"Accurately computing log(1 - exp(-|a|))" (vignette of the R package Rmpfr, 2012). What else offers
-itself on MXNet is wrong somewhere: ``softrelu`` is zero or negative below -14 in float32 on a CPU;
+"Accurately computing log(1 - exp(-|a|))" (vignette of the R package Rmpfr, 2012). The obvious
+alternatives on MXNet are all wrong somewhere: ``softrelu`` is zero or negative below -14 in float32 on a CPU;
 ``max(x, 0) + log1p(exp(-|x|))`` has derivative 0 instead of 1/2 at 0; with ``(x + |x|) / 2`` for
 the maximum, the derivative cancels to 0 in the left tail.
 """
@@ -37,7 +38,7 @@ import numpy as np
 from mxfusion.common.config import get_default_dtype
 from mxfusion.components.variables.var_trans import VariableTransformation
 
-# log(1 + e^40) is 40 in float64 too, and e^40 is far from overflow in float32.
+# log(1 + e^40) is 40 also in float64, and e^40 is far from overflow in float32.
 _LINEAR_ABOVE = 40.0
 
 
@@ -64,7 +65,7 @@ def inverse_softplus(y: mx.nd.NDArray | mx.sym.Symbol) -> mx.nd.NDArray | mx.sym
 
     :param y: positive NDArray or Symbol, any shape.
     :returns: of the shape and dtype of *y*. Softplus of it is y within about |log y| + 1 units in
-        the last place, because raw numbers lie no denser.
+        the last place, the spacing of raw values.
     :raises ModelSpecificationError: for what is not an NDArray or a Symbol, and entries that are not positive.
     """
     check_array("y", y)
@@ -76,10 +77,10 @@ def inverse_softplus(y: mx.nd.NDArray | mx.sym.Symbol) -> mx.nd.NDArray | mx.sym
 
 class Transformation(VariableTransformation):
     """
-    A transformation that keeps the shape, and checks the values users give.
+    A transformation that keeps the shape, and checks values that users give.
 
-    A leaf writes ``_forward`` and ``_backward``, both for NDArray and Symbol, and ``_check``; and how many axes of the
-    value belong together, ``event_axes``: 0 for entries, 1 for vectors, 2 for square matrices.
+    A leaf defines ``_forward`` and ``_backward``, both for NDArray and Symbol, and ``_check``; and ``event_axes``, the
+    number of axes of an event: 0 for entries, 1 for vectors, 2 for square matrices.
     """
 
     event_axes = 0
@@ -90,7 +91,7 @@ class Transformation(VariableTransformation):
 
         :param var: raw NDArray or Symbol; for the matrices (..., D, D).
         :param F: unused: the kind of *var* decides.
-        :param dtype: unused, as in the host: the result has the dtype of *var*.
+        :param dtype: unused: the result has the dtype of *var*.
         :returns: the constrained array, of the same shape and dtype.
         :raises ModelSpecificationError: for what is not an array of a shape that this constrains.
         """
@@ -107,7 +108,7 @@ class Transformation(VariableTransformation):
 
         :param out_var: NDArray, NumPy array or Symbol; for the matrices (..., D, D).
         :param F: unused: the kind of *out_var* decides.
-        :param dtype: unused, as in the host: the result has the dtype of *out_var*.
+        :param dtype: unused: the result has the dtype of *out_var*.
         :returns: the raw array, of the same shape and dtype.
         :raises ModelSpecificationError: if the values do not satisfy the constraint.
         """
@@ -120,7 +121,7 @@ class Transformation(VariableTransformation):
         return self._backward(array)
 
     def _check_raw(self, raw):
-        """Refuse what is not a raw array; of the matrices those have the shape of the matrix."""
+        """Refuse anything but a raw array; raw arrays of matrices are square matrices."""
         check_array(self._raw_argument, raw)
         if self.event_axes == 2 and isinstance(raw, mx.nd.NDArray):
             _check_matrix(self._raw_argument, raw.shape)
@@ -212,10 +213,10 @@ class CorrelationCholesky(Transformation):
     """
     Lower Cholesky factors (..., D, D) of correlation matrices: their rows have norm 1.
 
-    Row i of D is (s_i1, ..., s_i,i-1, 1) divided by its norm, which no size of s can turn into a singular factor. Its
-    log Jacobian is the sum of (i + 1) log L_ii. The diagonal of x has no say: a correlation matrix has no more than
-    D (D - 1) / 2 numbers. Its gradient is 0, so that adamax, which divides by it, fills the diagonal with NaN; the
-    factor is none the worse for it.
+    Row i of D is (s_i1, ..., s_i,i-1, 1) divided by its norm, which is never singular, however large s is. Its log
+    Jacobian is the sum of (i + 1) log L_ii. The diagonal of x has no effect: a correlation matrix has only
+    D (D - 1) / 2 free entries. Its gradient is 0, so that adamax, which divides by it, fills the diagonal with NaN;
+    this does not change the factor.
     """
 
     event_axes = 2
@@ -223,7 +224,7 @@ class CorrelationCholesky(Transformation):
     def _forward(self, raw):
         F = namespace(raw)
         rows = with_diagonal(F.ones_like(F.linalg.extractdiag(raw)), lower_triangle(symmetric_part(raw)))
-        # Only for range: the rows are divided by their norm, so it needs no gradient.
+        # Against overflow only: the rows are divided by their norm afterwards, so this needs no gradient.
         largest = constant(F.max(F.abs(rows), axis=-1, keepdims=True))
         rows = F.broadcast_div(rows, largest)
         return F.broadcast_div(rows, F.sqrt(F.sum(F.square(rows), axis=-1, keepdims=True)))
@@ -261,13 +262,13 @@ class PositiveDefinite(Transformation):
 
 def correlation_factor_defect(value: np.ndarray) -> tuple[str, str] | None:
     """
-    What keeps matrices from being Cholesky factors of correlation matrices.
+    The reason why matrices are not Cholesky factors of correlation matrices.
 
-    Norms may be off by sqrt(machine epsilon), as matrices may be asymmetric; float32 entries by that of float32.
+    Norms may be off by the root of machine epsilon, which is that of float32 for values that were rounded to float32.
 
     :param value: NumPy array (..., D, D).
-    :returns: None if nothing does; else what was found and what was expected, two strings.
-    :raises ModelSpecificationError: for what is not such an array.
+    :returns: None if they are; else two strings, what was found and what was expected.
+    :raises ModelSpecificationError: for anything but such an array.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
         checks.refuse("value", f"a {type(value).__name__}", "a NumPy array of float32 or float64", "Convert it first.")
@@ -301,7 +302,7 @@ def _from_lower(factor):
 
 def check_array(argument: str, value: Any) -> None:
     """
-    Refuse what MXNet's classic operators cannot take.
+    Refuse arguments that MXNet's classic operators do not take.
 
     :param argument: the name of the argument.
     :param value: anything.
@@ -357,14 +358,14 @@ def _check_matrix(argument, shape):
 
 def _factor(argument, matrix):
     """
-    The Cholesky factor of a value that users give.
+    The Cholesky factor of a value given by users.
 
     :param argument: the name of the argument.
     :param matrix: symmetric NDArray (..., D, D), or a Symbol.
     :returns: (..., D, D), likewise.
     :raises ModelSpecificationError: for an NDArray that has none in its own precision.
     """
-    # Read at once where it can be: MXNet reports a failure once, at the first reading.
+    # Read at once, because MXNet reports a failure only once, at the first reading.
     factor = cholesky(matrix)
     if isinstance(factor, mx.sym.Symbol):
         return factor
@@ -372,7 +373,7 @@ def _factor(argument, matrix):
         factor.wait_to_read()
     except mx.base.MXNetError:
         checks.check_positive_definite(argument, matrix.asnumpy())
-        # NumPy's LAPACK could still factor it: the two differ by rounding.
+        # NumPy's LAPACK can still factor it, because the two differ by rounding.
         checks.refuse(
             argument,
             f"a matrix that is singular within the rounding of {np.dtype(matrix.dtype).name}",

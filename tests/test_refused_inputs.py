@@ -96,8 +96,6 @@ ONE_ARGUMENT.update(
     {
         "softplus": transformations.softplus,
         "correlation_factor_defect": transformations.correlation_factor_defect,
-        "log_ratio_basis": bijections.log_ratio_basis,
-        "describe": bijections.describe,
     }
 )
 # A call, how many arguments it has, and what makes sense for each: of random kinds hardly any would get past the first.

@@ -135,7 +135,9 @@ NO_INFERENCES = {
 def test_what_is_no_inference_is_refused(function, value):
     argument = "map_inference" if function == "LaplaceApproximation" else "inference"
     given = NO_INFERENCES[value]()
-    with pytest.raises(InferenceError, match=f"`{argument}`: got a {type(given).__name__}; expected a host Inference"):
+    with pytest.raises(
+        InferenceError, match=f"`{argument}`: got a {type(given).__name__}; expected an Inference of MXFusion"
+    ):
         getattr(inference, function)(given)
 
 

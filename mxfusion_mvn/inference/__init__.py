@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inference that knows about covariance: supports, joint posteriors, and runs that can be followed.
 
-Everything here enters by the host's seams: its ``GradBasedInference`` and ``StochasticVariationalInference`` run it.
+Everything here is run by MXFusion's own ``GradBasedInference`` and ``StochasticVariationalInference``.
 """
 
 from mxfusion_mvn.inference.grad_based_inference import GradBasedInference

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the functions of this room refuse to be given, whatever they do with it."""
+"""Checks of arguments that several functions of inference share."""
 
 import numbers
 
@@ -12,7 +12,7 @@ from mxfusion.inference import Inference
 
 def refuse(argument, got, expected, remedy):
     """
-    Raise the error of this room for a bad argument.
+    Raise the error of inference for a bad argument.
 
     :param argument: the name of the argument, as the user wrote it.
     :param got: what was given.
@@ -25,24 +25,24 @@ def refuse(argument, got, expected, remedy):
 
 def check_inference(argument, value):
     """
-    Refuse what is no inference.
+    Refuse anything but an inference.
 
     :param argument: the name of the argument.
     :param value: anything.
-    :raises InferenceError: unless it is a host ``Inference``.
+    :raises InferenceError: unless it is an ``Inference`` of MXFusion.
     """
     if not isinstance(value, Inference):
         got = f"a {type(value).__name__}"
-        refuse(argument, got, "a host Inference", "Pass what GradBasedInference(...) returned.")
+        refuse(argument, got, "an Inference of MXFusion", "Pass what GradBasedInference(...) returned.")
 
 
 def check_finished(argument, inference):
     """
-    Refuse what has nothing to say.
+    Refuse an inference that has no results yet.
 
     :param argument: the name of the argument.
     :param inference: anything.
-    :raises InferenceError: unless it is a host ``Inference`` whose parameters have values.
+    :raises InferenceError: unless it is an ``Inference`` of MXFusion whose parameters have values.
     """
     check_inference(argument, inference)
     if not inference._initialized:
@@ -51,7 +51,7 @@ def check_finished(argument, inference):
 
 def check_count(argument, value, least):
     """
-    An argument that counts something.
+    Check an argument that counts something.
 
     :param argument: the name of the argument.
     :param value: anything.

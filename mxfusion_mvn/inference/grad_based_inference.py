@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""MXFusion's gradient-based inference, which takes data as people have them, and says what is wrong with them."""
+"""MXFusion's gradient-based inference for data of any common type, with messages that say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _OPTIONS = ("optimizer", "learning_rate", "max_iter", "verbose")
 
 class GradBasedInference(host.GradBasedInference):
     """
-    A drop-in for MXFusion's class of this name, with any algorithm and any loop.
+    A drop-in replacement for MXFusion's class of this name, with any algorithm and any loop.
 
-    Data may be NumPy arrays, memory maps (which are copied into memory) and DataFrames, too; numbers of any dtype
-    become those of the inference. What does not fit is refused before anything is learned, by the name of the variable:
-    keywords that are missing, misspelt or not observed, arrays that do not hold numbers, other shapes than declared,
-    and two variables that disagree about N.
+    Data may also be NumPy arrays, memory maps (which are copied into memory) and DataFrames; they are converted to the
+    dtype of the inference. Data that do not fit are refused before anything is learned, by the name of the variable:
+    keywords that are missing, misspelt or not observed, arrays that do not hold numbers, shapes other than the declared
+    ones, and two variables that disagree about N.
 
-    With MXFusion's own class the loops of this package check the kinds of arrays, their dtypes and shapes as well, and
-    the distributions the number of axes, in any loop. But MXFusion then drops keywords that it does not know, and looks
-    at the shapes first, with messages of its own; and it takes NDArrays only.
+    With MXFusion's own class, too, the loops of this package check the types, dtypes and shapes of arrays, and the
+    distributions check the number of axes in any loop. But MXFusion then drops unknown keywords, checks the shapes
+    first, with messages of its own, and takes NDArrays only.
 
     :param inference_algorithm: as in MXFusion, such as :class:`~mxfusion_mvn.inference.MAP`.
     :param grad_loop: as in MXFusion, such as :class:`~mxfusion_mvn.inference.CompiledLoop`.
@@ -72,7 +72,7 @@ class GradBasedInference(host.GradBasedInference):
 
     def initialize(self, **kw: mx.nd.NDArray | np.ndarray | tuple) -> None:
         """
-        Make the parameters, with the sizes that the data have.
+        Create the parameters, with the sizes of the data.
 
         :param kw: the observed variables by name: arrays as in :meth:`run`, or tuples of integers, their shapes.
         :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
@@ -101,8 +101,9 @@ class GradBasedInference(host.GradBasedInference):
         :param max_iter: the number of iterations, or of epochs in a loop over minibatches.
         :param verbose: whether to show the progress.
         :param kwargs: the observed variables by name, NDArrays, NumPy arrays or DataFrames of the declared shapes.
-            Masked entries are NaN, which is for the variables that were declared with ``missing=True``.
-        :returns: what the loop returns: of those of this package a :class:`~mxfusion_mvn.inference.RunRecord`.
+            Masked entries become NaN, which only variables declared with ``missing=True`` may have.
+        :returns: the result of the loop; the loops of this package return a
+            :class:`~mxfusion_mvn.inference.RunRecord`.
         :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
         :raises InferenceError: by the name of the keyword or the variable, if the data or options do not fit.
         """
@@ -121,7 +122,7 @@ class GradBasedInference(host.GradBasedInference):
             raise
 
     def _refuse_constants(self, error):
-        """Name a constant of another dtype than that of the inference, which MXNet cannot meet."""
+        """Name a constant whose dtype is not that of the inference, because MXNet does not mix dtypes."""
         wanted = np.dtype(self.dtype).name
         for variable in (variable for graph in self.graphs for variable in graph.variables.values()):
             value = variable.constant if variable.type == VariableType.CONSTANT else None
@@ -143,7 +144,7 @@ class GradBasedInference(host.GradBasedInference):
             check_names(graph)
         if None in self.observed_variable_names:
             raise InferenceError(
-                "`observed`: got a variable without a name; expected variables of the model, which data are passed to "
+                "`observed`: got a variable without a name; expected variables of the model, because data are passed "
                 "by name. Write model.y = ... first."
             )
         check_keywords(given, self.observed_variable_names, _OPTIONS)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of the last run of an inference: the data that it saw, and how it went.
+"""The last run of each inference: its data, and how it ended.
 
-It belongs to the parameters that were trained, and is forgotten with them: a loop may serve several inferences, and an
-inference that has loaded a file has other parameters, learned from other data.
+This belongs to the parameters that were trained, and is forgotten with them: a loop may serve several inferences, and
+an inference that has loaded a file has other parameters, learned from other data.
 """
 
 import weakref
@@ -23,7 +23,7 @@ class LastRun(NamedTuple):
     The last run of an inference.
 
     ``data`` is a dict from the uuid of each observed variable to its NDArray; ``ending`` is None while the run goes on,
-    and where there was none, or by another loop than those of this package.
+    if there was no run, and if it was by a loop of another package.
     """
 
     data: Dict[str, Any]
@@ -32,9 +32,9 @@ class LastRun(NamedTuple):
 
 def remember(param_dict, data, ending=None):
     """
-    Keep what a run saw, and how it went.
+    Keep the data of a run, and how it ended.
 
-    :param param_dict: the host's ParameterDict that was trained.
+    :param param_dict: the ParameterDict that was trained.
     :param data: dict from the uuid of each observed variable to its NDArray.
     :param ending: an :class:`Ending`, None while the run goes on.
     """
@@ -45,7 +45,7 @@ def last_run_of(param_dict):
     """
     The last run of an inference, by a loop of this package.
 
-    :param param_dict: the host's ParameterDict, ``inference.params.param_dict``.
+    :param param_dict: the ParameterDict ``inference.params.param_dict``.
     :returns: :class:`LastRun`.
     """
     return _RUNS.get(param_dict, LastRun({}))

@@ -3,7 +3,7 @@
 
 With y = b(x) of the bijection onto the support, the objective is ``-log p(data, y)`` as a function of the raw x; with
 the Jacobian it is ``-log p(data, y) - log |db/dx|``, whose minimum is the mode of the density of x. The first does not
-depend on the choice of bijection; the second is what a Gaussian approximation in x is centred on.
+depend on the choice of bijection; the second is the centre of a Gaussian approximation in x.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class MAP(host.MAP):
     :param jacobian: False for the mode of the variables themselves, True for that of their unconstrained coordinates.
     :param supports: dict from latent Variables to :mod:`~mxfusion_mvn.bijections` in place of those that follow from
         their distributions; None for none.
-    :param initial_values: dict from latent Variables to where the search begins, numbers or arrays in their shape and
-        units. The others begin near the means of their priors, as far as these are known; None for all.
+    :param initial_values: dict from latent Variables to the values at which the search begins, numbers or arrays in the
+        shape and units of the variable. Other variables begin near the means of their priors, if these are known.
     :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete, and for
         initial values that do not fit.
     """
@@ -51,7 +51,7 @@ class MAP(host.MAP):
         self._bijections = latent_variables(model, observed, supports)
         self._jacobian = bool(jacobian)
         posterior = point_masses(model, self._bijections, starts_of(model, observed, self._bijections, initial_values))
-        # Not the host's own constructor: it would give each location the shape of its variable and no transformation.
+        # Not the constructor of host.MAP, which gives each location the shape of its variable and no transformation.
         InferenceAlgorithm.__init__(self, model=model, observed=observed, extra_graphs=[posterior])
 
     @property
@@ -81,7 +81,7 @@ class MAP(host.MAP):
 
     def replicate_self(self, model, extra_graphs=None):
         """
-        A copy for another copy of the model; the host calls it.
+        A copy for another copy of the model; MXFusion calls it.
 
         :param model: the copy of the model.
         :param extra_graphs: list with the posterior that goes with it.
@@ -94,7 +94,7 @@ class MAP(host.MAP):
 
     def prepare_executor(self, rv_scaling=None):
         """
-        As the host's, but the locations reach :meth:`compute` raw, for the Jacobian is a function of those.
+        As MXFusion's, but the locations reach :meth:`compute` raw, because the Jacobian is a function of these.
 
         :param rv_scaling: dict from uuid to the factor of a log density.
         :returns: dict from uuid to transformation, and the set of excluded uuids.

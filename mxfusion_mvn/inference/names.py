@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What to call the variables of a model: by their names, and those without one by what they feed."""
+"""Names of the variables of a model; a variable without a name is called by its part in a distribution."""
 
 from mxfusion_mvn.checks import check_name
 
@@ -9,10 +9,10 @@ from mxfusion.common.exceptions import ModelSpecificationError
 
 def check_names(graph):
     """
-    Refuse a graph in which two variables have one name: a name that is assigned again keeps the variable before, too.
+    Refuse a graph in which two variables have one name: if a name is assigned twice, MXFusion keeps both variables.
 
     :param graph: a Model or Posterior.
-    :raises ModelSpecificationError: if there are two, or one has the name of something else in MXFusion's models.
+    :raises ModelSpecificationError: if there are two, or one has the name of an attribute of MXFusion's models.
     """
     names = set()
     for variable in graph.variables.values():
@@ -30,7 +30,7 @@ def name_of(variable):
     A name that a person can find in the code of the model.
 
     :param variable: a Variable of a model or posterior.
-    :returns: its name; without one its part in what it feeds, such as ``covariance of X``.
+    :returns: its name; without one its part in a distribution, such as ``covariance of X``.
     """
     if variable.name is not None:
         return variable.name
@@ -43,11 +43,11 @@ def name_of(variable):
 
 def entry_names(name, shape):
     """
-    What to call the entries of an array.
+    The names of the entries of an array.
 
-    :param name: of the array.
+    :param name: the name of the array.
     :param shape: tuple of integers.
-    :returns: list of strings such as ``Sigma[1, 0]``, in the order of the array; of a single entry just the name.
+    :returns: list of strings such as ``Sigma[1, 0]``, in the order of the array; just *name* for an array of one entry.
     """
     if np.prod(shape) == 1:
         return [name]

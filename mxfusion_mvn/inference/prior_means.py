@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The means of priors, in which inference begins.
+"""The means of priors, at which inference begins.
 
-Of an inverse Wishart it is the inverse of the mean precision, Psi / nu, which always exists and lies between its mode
-and its mean; of the Cholesky factor of a correlation matrix it is the identity.
+For an inverse Wishart the inverse of the mean precision is taken, Psi / nu, which always exists and lies between the
+mode and the mean; for the Cholesky factor of a correlation matrix the identity.
 """
 
 from typing import Any, Dict
@@ -19,9 +19,9 @@ def prior_mean(factor, shape, given):
     The mean of a distribution.
 
     :param factor: Distribution.
-    :param shape: tuple of integers, the shape of its variable, with 1 for what is not known.
-    :param given: dict from the names of its parameters to NumPy arrays; those that are not known are left out.
-    :returns: NumPy array that broadcasts with the shape; None where it is not known, or not finite.
+    :param shape: tuple of integers, the shape of its variable, with 1 for an unknown size.
+    :param given: dict from the names of its parameters to NumPy arrays; unknown parameters are left out.
+    :returns: NumPy array that broadcasts with the shape; None if the mean is not known, or not finite.
     """
     function = next((_MEANS[kind] for kind in type(factor).__mro__ if kind in _MEANS), None)
     if function is None:
@@ -29,7 +29,7 @@ def prior_mean(factor, shape, given):
     with np.errstate(all="ignore"):
         try:
             mean = function(shape, given)
-        except (KeyError, ValueError):  # a parameter that is not known, or shapes that training will refuse
+        except (KeyError, ValueError):  # an unknown parameter, or shapes that training will refuse
             return None
     return mean if np.isfinite(mean).all() else None
 

@@ -2,8 +2,8 @@
 """Where inference begins: at the values that the user gave, else near the means of the priors.
 
 Means are computed in the order of the model: a parameter of a prior is a constant, the initial value of a Variable, the
-start of another latent variable, or a function of such. Where a mean is not known (it depends on data), or not in the
-support, and where it is zero in unconstrained coordinates, a latent variable begins as any parameter of MXFusion's: at
+start of another latent variable, or a function of these. If a mean is not known (because it depends on data), is not in
+the support, or is zero in unconstrained coordinates, the latent variable begins as every parameter of MXFusion does: at
 random near zero in these coordinates.
 """
 
@@ -25,25 +25,25 @@ from mxfusion.components.functions.operators.operators import Operator
 from mxfusion.components.variables import Variable, VariableType
 from mxfusion.util.inference import variables_to_UUID
 
-# As far from zero as MXNet's random starts are.
+# The size of MXNet's random starts.
 _OFFSET = 0.07
-# What is nearer to zero than this in unconstrained coordinates is rounding.
+# Unconstrained coordinates nearer to zero than this are rounding.
 _ZERO = 1e-6
 
 
 def starts_of(model, observed, latent, initial_values=None):
     """
-    Where latent variables begin, in unconstrained coordinates.
+    The starts of latent variables, in unconstrained coordinates.
 
-    Near a mean, not at it: where entries are alike their gradients are equal, and they would stay alike for ever, as
-    the components of a mixture would.
+    They are near a mean, not at it: equal entries have equal gradients, and would stay equal for ever, like the
+    components of a mixture.
 
     :param model: Model.
     :param observed: list of Variables.
     :param latent: dict from latent Variables to the bijections onto their supports.
-    :param initial_values: dict from some of these to numbers or arrays of their shape and units; None for none.
+    :param initial_values: dict from some of these to numbers or arrays in the shape and units of the variable.
     :returns: dict from the latent Variables to NumPy arrays of float64 that broadcast to their raw shapes; None for
-        those that begin as MXFusion's parameters do.
+        those that begin at random.
     :raises ModelSpecificationError: for values of other variables, of other shapes, or outside the support.
     """
     given = _given_values(initial_values, latent)
@@ -66,7 +66,7 @@ def joined(starts, shapes):
 
     :param starts: list of NumPy arrays or None.
     :param shapes: list of tuples of integers, the raw shapes that these broadcast to.
-    :returns: NumPy array (n,), or None if there is no start among them.
+    :returns: NumPy array (n,), or None if all starts are None.
     """
     if all(start is None for start in starts):
         return None
@@ -82,7 +82,7 @@ def joined(starts, shapes):
 
 def initial_value(start, bijection=None):
     """
-    The ``initial_value=`` of a parameter that begins there.
+    The ``initial_value=`` of a parameter with a given start.
 
     :param start: NumPy array in unconstrained coordinates, or None.
     :param bijection: the transformation of the parameter, or None.
@@ -96,7 +96,7 @@ def initial_value(start, bijection=None):
 
 class _Values:
     """
-    What the variables of a model are at the start.
+    The values of the variables of a model at the start.
 
     :param model: Model.
     :param observed: list of Variables.
@@ -106,15 +106,15 @@ class _Values:
 
     def __init__(self, model, observed, latent, given):
         self._latent, self._given = latent, given
-        # By uuid, NumPy arrays that broadcast to the shapes; None is for what is not known.
+        # From uuid to NumPy arrays that broadcast to the shapes; None for unknown values.
         self._values = dict.fromkeys(variables_to_UUID(observed))
         self._means = {}
-        for factor in model.ordered_factors:  # from the roots on, so that nothing is deep
+        for factor in model.ordered_factors:  # from the roots on, so that the recursion is never deep
             for _, variable in factor.outputs:
                 self._value(variable)
 
     def raw_mean(self, variable, bijection):
-        """The mean of its prior in unconstrained coordinates, or None if that is zero, or not known."""
+        """The mean of the prior of a variable in unconstrained coordinates, or None if that is zero or unknown."""
         mean = self._means.get(variable.uuid)
         raw = None if mean is None else bijection.inverseTransform(mx.nd.array(mean, dtype="float64")).asnumpy()
         return None if raw is None or np.abs(raw).max() < _ZERO else raw
@@ -138,7 +138,7 @@ class _Values:
         return {name: value for name, value in values.items() if value is not None}
 
     def _evaluate(self, variable):
-        """The output of a function that does nothing but compute, if all its inputs are known."""
+        """The output of a deterministic function, if all its inputs are known."""
         factor = variable.factor
         if not isinstance(factor, (Operator, SampledFunction)) or len(self._known(factor)) < len(factor.inputs):
             return None
@@ -146,7 +146,7 @@ class _Values:
         try:
             outputs = factor.eval(F=mx.nd, variables=arrays, always_return_tuple=True)
             values = {output.uuid: array.asnumpy()[0] for (_, output), array in zip(factor.outputs, outputs)}
-        except Exception:  # sizes that only the data tell; what is wrong about it, training will say
+        except Exception:  # sizes that only the data tell; any other fault is reported by training
             return None
         return values[variable.uuid]
 
@@ -198,7 +198,7 @@ def _given_values(initial_values, latent):
                 "initial_values",
                 name_of(variable) if isinstance(variable, Variable) else repr(variable),
                 f"some of the latent variables {names}",
-                "What has no prior takes Variable(initial_value=...) instead.",
+                "For a parameter without a prior write Variable(initial_value=...).",
             )
     return {variable: _raw_value(variable, value, latent[variable]) for variable, value in initial_values.items()}
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which values a latent variable can take, by its distribution: the bijection that inference moves it through.
+"""The support of a latent variable, by its distribution, as a bijection from unconstrained coordinates.
 
-A support that depends on parameters is that of their constants: a Uniform needs constant bounds. A distribution that is
-not listed inherits the support of its base class, or is registered by :func:`register_support`.
+A support may depend on constants only: a Uniform needs constant bounds. A distribution that is not listed inherits the
+support of its base class, or is registered by :func:`register_support`.
 
-Under another support than its own a distribution keeps its density p(v), which is not divided by the probability P of
-that support: log densities, bounds and evidences lack -log P. Where v has a symmetric distribution around zero, with
-independent signs, and has to be positive, that is log 2 for each entry.
+Under a support other than its own a distribution keeps its density p(v), which is not divided by the probability P of
+that support: log densities, bounds and evidences lack -log P. If v has a symmetric distribution around zero with
+independent signs, and is restricted to positive values, -log P is log 2 for each entry.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from typing import Any, Callable, Sequence
 
 from mxfusion_mvn import bijections, checks, distributions
-from mxfusion_mvn.bijections import Bijection, check_is_bijection, describe
+from mxfusion_mvn.bijections import Bijection
 from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.names import check_names, name_of
@@ -26,6 +26,7 @@ import numpy as np
 from mxfusion.common.exceptions import ModelSpecificationError
 from mxfusion.components import distributions as host
 from mxfusion.components.variables import Variable, VariableType
+from mxfusion.components.variables.var_trans import VariableTransformation
 from mxfusion.models import FactorGraph, Model
 from mxfusion.modules import gp_modules
 from mxfusion.util.inference import variables_to_UUID
@@ -33,11 +34,11 @@ from mxfusion.util.inference import variables_to_UUID
 
 def register_support(distribution: type, support: Bijection | Callable[[Any], Bijection]) -> None:
     """
-    Say where the draws of a distribution lie, for all models of the process.
+    Declare the support of a distribution, for all models of the process.
 
-    For a single variable pass ``supports={variable: bijection}`` instead; :func:`unregister_support` takes it back.
+    For a single variable pass ``supports={variable: bijection}`` instead. :func:`unregister_support` takes it back.
 
-    :param distribution: a class, of a distribution or module.
+    :param distribution: a class of distributions or modules.
     :param support: a :class:`~mxfusion_mvn.bijections.Bijection`, or a function from the factor to one.
     :raises ModelSpecificationError: for anything else.
     """
@@ -49,10 +50,10 @@ def register_support(distribution: type, support: Bijection | Callable[[Any], Bi
 
 def unregister_support(distribution: type) -> None:
     """
-    Take back what :func:`register_support` said: the distribution has the support again that it had at first.
+    Take back :func:`register_support`: the distribution has its original support again.
 
-    :param distribution: a class, of a distribution or module.
-    :raises ModelSpecificationError: if no support of it was registered.
+    :param distribution: a class of distributions or modules.
+    :raises ModelSpecificationError: if no support was registered for it.
     """
     _check_is_class(distribution)
     if distribution not in _REGISTERED:
@@ -66,7 +67,7 @@ def support_of(variable: Variable, supports: dict[Variable, Bijection] | None = 
     The bijection onto the support of a latent variable.
 
     :param variable: a random Variable.
-    :param supports: dict from Variables to the bijections that go before those of their distributions, or None.
+    :param supports: dict from Variables to bijections that replace those of their distributions, or None.
     :returns: a :class:`~mxfusion_mvn.bijections.Bijection`.
     :raises ModelSpecificationError: for a discrete variable, or a distribution whose support is not known.
     """
@@ -92,6 +93,42 @@ def _own_support(variable):
     )
 
 
+def describe(transformation: VariableTransformation | None) -> str:
+    """
+    A description of a transformation that stays the same, for saved files and comparisons.
+
+    :param transformation: a ``VariableTransformation``, or None.
+    :returns: a string, such as ``mxfusion_mvn.bijections.Interval(lower=0.0, upper=1.0)``, or ``none``.
+    :raises ModelSpecificationError: for anything else.
+    """
+    if transformation is None:
+        return "none"
+    if not isinstance(transformation, VariableTransformation):
+        got = f"a {type(transformation).__name__}"
+        checks.refuse("transformation", got, "a VariableTransformation or None", "Pass one, such as Positive().")
+    arguments = ", ".join(
+        f"{name.lstrip('_')}={np.asarray(value).tolist()}"
+        for name, value in sorted(vars(transformation).items())
+        if isinstance(value, (int, float, np.ndarray))
+    )
+    return f"{type(transformation).__module__}.{type(transformation).__name__}({arguments})"
+
+
+def check_is_bijection(name: str, value: object) -> None:
+    """
+    Refuse anything but a bijection.
+
+    :param name: the name of the variable or argument that it is for.
+    :param value: anything.
+    :raises ModelSpecificationError: unless it is a :class:`Bijection`.
+    """
+    if not isinstance(value, Bijection):
+        raise ModelSpecificationError(
+            f"`{name}`: got {value!r} as its support; expected a Bijection. Choose one from mxfusion_mvn.bijections, "
+            "such as Positive()."
+        )
+
+
 def latent_variables(
     model: Model,
     observed: Sequence[Variable],
@@ -106,10 +143,10 @@ def latent_variables(
     :param supports: as in :func:`support_of`.
     :param excluded: list of latent Variables to leave out.
     :returns: dict from Variables to bijections, in the order of the model.
-    :raises ModelSpecificationError: as :func:`support_of`, for supports of what is not latent, and for observed
-        variables that are none of the model's.
+    :raises ModelSpecificationError: as :func:`support_of`, for supports of variables that are not latent, and for
+        observed variables that are not of the model.
 
-    Warns of a support that is not that of the distribution.
+    Warns if a support is not that of the distribution.
     """
     if not isinstance(model, FactorGraph):
         checks.refuse("model", shown(model), "a Model", "Write model = Model() and declare its variables.")
@@ -131,14 +168,14 @@ def latent_variables(
     bijections_of = {variable: support_of(variable, supports) for variable in latent}
     for variable, support in (supports or {}).items():
         if variable in bijections_of:
-            _warn_of_what_is_lacking(variable, support)
+            _warn_of_missing_probability(variable, support)
     return bijections_of
 
 
-def _warn_of_what_is_lacking(variable, given):
+def _warn_of_missing_probability(variable, given):
     try:
         own = _own_support(variable)
-    except ModelSpecificationError:  # which is why one is given
+    except ModelSpecificationError:  # the reason why one is given
         return
     if describe(own) == describe(given):
         return
@@ -160,7 +197,7 @@ def _warn_of_what_is_lacking(variable, given):
 
 
 def _has_independent_signs(factor):
-    """Whether a distribution is the same with the sign of any entry changed."""
+    """Whether a distribution stays the same if the sign of any entry changes."""
     inputs = dict(factor.inputs)
     center = inputs.get("location" if isinstance(factor, host.Laplace) else "mean")
     if (
@@ -206,7 +243,7 @@ def _is_list(value):
 
 
 def _check_something_observed(model, observed):
-    """With nothing observed, the mode of a prior can be wanted; but not of rows whose number only data tell."""
+    """Without observed variables the mode of the prior is found; but not for rows whose number only data tell."""
     if len(observed):
         return
     for variable in model.get_latent_variables([]):
@@ -234,7 +271,7 @@ def _uniform(factor):
 def _discrete(factor):
     raise ModelSpecificationError(
         f"`{_name(factor)}` is discrete ({type(factor).__name__}); expected continuous latent variables. "
-        "Sum it out, as GaussianMixture does, or pass it in excluded= and give it an own posterior."
+        "Sum it out, as GaussianMixture does, or pass it in excluded= and give it a posterior of its own."
     )
 
 
@@ -252,7 +289,7 @@ _SYMMETRIC = (
     host.NormalMeanPrecision,
 )
 
-# What users said, before what follows.
+# The supports that users registered; they go before those below.
 _REGISTERED: dict[type, Any] = {}
 
 _SUPPORTS = {

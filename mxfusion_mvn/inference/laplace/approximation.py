@@ -5,8 +5,8 @@ With f of :mod:`mxfusion_mvn.inference.laplace.density`, its minimum m and its H
 
     q(x) = N(x; m, H^-1)        log p(data) = -f(m) + n/2 log 2 pi - 1/2 log det H, approximately
 
-(Tierney and Kadane, J. American Statistical Association 81, 1986.) Where H is singular the data and the prior leave
-some directions free; the approximation covers the others, and says which.
+(Tierney and Kadane, J. American Statistical Association 81, 1986.) If H is singular, data and prior leave some
+directions undetermined; the approximation covers the others, and names these.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from mxfusion.components.variables import Variable
 from mxfusion.inference import GradBasedInference, Inference, StochasticVariationalInference
 from mxfusion.models import Posterior
 
-# Along a direction without curvature draws deviate by this part of a coordinate's scale or size: next to nothing.
+# The relative standard deviation of draws along a direction without curvature.
 _HELD = 1e-4
-# Of so many null directions a message speaks.
+# How many null directions a message lists,
 _LISTED = 3
-# And of parts that are so much of the largest.
-_SPOKEN_OF = 0.1
+# each by its parts of at least this size, relative to the largest.
+_LISTED_PART = 0.1
 _NOT_FOUND = (
     "Newton's method found no mode, and where it ended the approximation means nothing. Run MAP on before, or begin it "
     "at other values."
@@ -53,7 +53,7 @@ class SingularHessianWarning(UserWarning):
 
 
 class ModeNotFoundWarning(UserWarning):
-    """The search for the mode ended elsewhere."""
+    """The search for the mode ended without finding it."""
 
 
 class LaplaceApproximation:
@@ -61,16 +61,16 @@ class LaplaceApproximation:
     The Gaussian at the mode, in unconstrained coordinates.
 
     The search starts at the values that MAP found and goes on by Newton's method to the mode of the unconstrained
-    density, so the MAP need not have converged, nor have counted the Jacobian. Parameters without a prior are held at
-    what MAP found. All is computed in float64.
+    density, so MAP need not have converged, nor have included the Jacobian. Parameters without a prior are held at the
+    values that MAP found. Everything is computed in float64.
 
-    :param map_inference: a host ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of the host's, that
+    :param map_inference: a ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of MXFusion's MAP, that
         has been run.
     :param tolerance: eigenvalues of the Hessian, with its diagonal scaled to one, below this times the largest count as
-        zero; None for those below the error of the differences they are computed from. The curvature of a coordinate
-        counts as zero, too, if its deviation is above 1e6 max(1, its size): choose other units.
-    :param data: the observed variables by name; with none, those of its own last run, if that was by a loop of this
-        package.
+        zero; None for those below their numerical error. The curvature of a coordinate counts as zero, too, if its
+        standard deviation is above 1e6 max(1, its size): choose other units.
+    :param data: the observed variables by name; without any, the data of the last run of *map_inference*, if it was
+        by a loop of this package.
     :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
         finite where MAP ended.
     :warns SingularHessianWarning: if there are directions without curvature.
@@ -102,8 +102,8 @@ class LaplaceApproximation:
         self._values, self._vectors = np.linalg.eigh(self.mode.scaled)
         relative = self.mode.error if tolerance is None else tolerance
         self._identified = self._values > relative * self._values.max()
-        #: The host inference of variational inference with this approximation as its posterior, ready to draw from,
-        #: predict with, summarise, save or refine.
+        #: A variational inference with this approximation as its posterior, ready to draw from, predict with,
+        #: summarise, save or refine.
         self.inference = self._as_inference(map_inference, finished)
         if self.rank < len(self.mode.point):
             warnings.warn(self._singularity(), SingularHessianWarning, stacklevel=2)
@@ -112,7 +112,7 @@ class LaplaceApproximation:
 
     @property
     def posterior(self) -> Posterior:
-        """The approximation as a host ``Posterior``, its parameters being in ``inference.params``."""
+        """The approximation as a ``Posterior``; its parameters are in ``inference.params``."""
         return self.inference.inference_algorithm.posterior
 
     @property
@@ -133,7 +133,7 @@ class LaplaceApproximation:
 
     @property
     def coordinates(self) -> list[str]:
-        """List of the names of the n coordinates; those of a constrained variable are called raw."""
+        """List of the names of the n coordinates; those of a constrained variable begin with raw."""
         names: list[str] = []
         for part in self._density.parts:
             prefix = "" if isinstance(part.bijection, Real) else "raw "
@@ -142,7 +142,7 @@ class LaplaceApproximation:
 
     @property
     def null_directions(self) -> list[dict[str, float]]:
-        """Dict for each direction without curvature, from the names of coordinates to their parts, largest first."""
+        """A dict for each direction without curvature, from names of coordinates to their weights, largest first."""
         directions = []
         for vector in (self.mode.scale[:, None] * self._vectors[:, ~self._identified]).T:
             vector = vector / np.linalg.norm(vector)
@@ -152,14 +152,14 @@ class LaplaceApproximation:
 
     @property
     def log_evidence(self) -> float:
-        """The approximate log of p(data), in nats; NaN where the Hessian is singular, or no mode was found."""
+        """The approximate log of p(data), in nats; NaN if the Hessian is singular, or no mode was found."""
         if self.rank < len(self.mean) or not self.mode.converged:
             return math.nan
         log_det = np.log(self._values).sum() - 2 * np.log(self.mode.scale).sum()
         return -self.mode.value + 0.5 * (len(self.mean) * math.log(2 * math.pi) - log_det)
 
     def report(self) -> str:
-        """What was found, in words."""
+        """A text that says what was found."""
         size, mode = len(self.mean), self.mode
         lines = [
             f"Laplace approximation of {len(self._density.parts)} latent variables in {size} coordinates, rank "
@@ -218,7 +218,7 @@ class LaplaceApproximation:
         for number, block in enumerate(self._blocks):
             index = self._coordinates(block)
             sizes = [part.stop - part.start for part in self._density.parts if part.variable in block]
-            set_block(posterior, number, block, bijections, sizes, self._law(index, map_inference.dtype))
+            set_block(posterior, number, block, bijections, sizes, self._gaussian(index, map_inference.dtype))
         algorithm = StochasticVariationalInference(1, finished.model, posterior, finished.observed)
         inference = GradBasedInference(
             algorithm,
@@ -228,7 +228,7 @@ class LaplaceApproximation:
             context=map_inference.mxnet_context,
         )
         with warnings.catch_warnings():
-            # The host warns whenever an inference makes its parameters.
+            # MXFusion warns whenever an inference creates its parameters.
             warnings.filterwarnings("ignore", message="InferenceParameters has already been")
             inference.initialize(**{variable.name: finished.data[variable.uuid] for variable in finished.observed})
         for uuid, parameter in inference.params.param_dict.items():
@@ -241,7 +241,7 @@ class LaplaceApproximation:
         has_arrived = self.mode.converged and self.rank == len(self.mode.point)
         return Ending(_NOT_FOUND if self.rank == len(self.mode.point) else self._singularity(), has_arrived)
 
-    def _law(self, index, dtype):
+    def _gaussian(self, index, dtype):
         root, scale = self._root(index), self.mode.scale[index]
         mean = _parameter(self.mean[index])
         if self.rank < len(self.mean):
@@ -263,8 +263,8 @@ def _locations(map_inference, finished):
         raise InferenceError("`map_inference`: its model has no latent variables; expected some. Give one a prior.")
     if finished.observed and not finished.data:
         raise InferenceError(
-            "`data`: got none; expected the observed variables. Pass each by its name, for only the loops of this "
-            "package keep those of the last run."
+            "`data`: got none; expected the observed variables. Pass each by its name, because only the loops of this "
+            "package keep the data of the last run."
         )
     known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
     return {
@@ -273,16 +273,16 @@ def _locations(map_inference, finished):
 
 
 def _raw(map_inference, location, bijection):
-    """As it was learned, where it was: the value, rounded to float32, may lie on the edge of the support."""
+    """The raw value that was learned, if there is one: the value, rounded, may lie on the edge of the support."""
     if location.transformation is bijection:
         return map_inference.params.param_dict[location.uuid].data()
     return bijection.inverseTransform(map_inference.params[location])
 
 
 def _in_words(direction):
-    """The largest parts of a null direction."""
+    """The largest weights of a null direction, as a text."""
     largest = max(map(abs, direction.values()))
-    parts = [f"{weight:+.3g} {name}" for name, weight in direction.items() if abs(weight) > _SPOKEN_OF * largest]
+    parts = [f"{weight:+.3g} {name}" for name, weight in direction.items() if abs(weight) > _LISTED_PART * largest]
     return " ".join(parts[:6] + ["..."] * (len(parts) > 6))
 
 

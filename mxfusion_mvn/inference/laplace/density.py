@@ -39,7 +39,7 @@ class UnconstrainedDensity:
     f and its gradient.
 
     :param finished: a :class:`~mxfusion_mvn.inference.results.draws.FinishedInference` with data.
-    :param values: dict from latent Variables to pairs of their bijection and a raw NDArray, where to begin.
+    :param values: dict from latent Variables to pairs of their bijection and a raw NDArray at which to begin.
     """
 
     def __init__(self, finished, values):
@@ -54,7 +54,7 @@ class UnconstrainedDensity:
             start = stop
         #: Where the search for the mode begins, NumPy array (n,).
         self.begin = np.concatenate(begin)
-        #: The last error that an evaluation has ended with, or None.
+        #: The last error of an evaluation, or None.
         self.failure = None
         self._base = {uuid: _in_float64(array) for uuid, array in finished.variables.items()}
         self._ctx = finished.inference.mxnet_context
@@ -97,10 +97,10 @@ class UnconstrainedDensity:
 
 def independent_groups(model, latents):
     """
-    Which latent variables have to do with each other, given all that is observed.
+    The groups of latent variables that depend on each other, given everything that is observed.
 
-    Two are together where one factor sees both, by itself or through functions of them; between groups second
-    derivatives are zero.
+    Two variables are in one group if they, or functions of them, enter one factor. Second derivatives between groups
+    are zero.
 
     :param model: Model.
     :param latents: list of latent Variables.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Modes and second derivatives, from differences of gradients: MXNet has no second derivatives of its own.
+"""Modes and second derivatives, by differences of gradients, because MXNet has no second derivatives.
 
 A column of the Hessian is ``(g(x + h e_i) - g(x - h e_i)) / 2 h`` with h a thousandth of the standard deviation that
 the curvature gives the coordinate: the error is some 1e-7 of the entries. Columns of independent groups are taken
@@ -10,22 +10,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-# The step in standard deviations; without curvature the deviation is taken as this many times max(1, |x|).
+# The step in standard deviations; without curvature the deviation is _FLAT times max(1, |x|).
 _STEP = 1e-3
 _FLAT = 1e3
 _MAX_STEPS = 50
-# A small Hessian is cheap: with few coordinates more steps are taken, up to so many columns of Hessians in all.
+# With few coordinates, whose Hessians are cheap, more steps are allowed: up to so many columns of Hessians in all.
 _MAX_COLUMNS = 4000
-# Rounding of gradients in the differences, relative to the largest eigenvalue.
+# The rounding of the differences of gradients, relative to the largest eigenvalue.
 _ROUNDING = 100 * np.finfo(float).eps / _STEP
-# Nats that another Newton step would gain.
+# A mode is found when another Newton step would gain fewer nats than this.
 _CONVERGED = 1e-10
-# Nats within a deviation along a direction without curvature.
+# Along a direction without curvature the density is level if it changes by fewer nats than this within a deviation.
 _LEVEL = 1e-2
-# A scaled eigenvalue below this times the largest is no rounding of zero: there the density curves the wrong way.
+# A scaled eigenvalue below this times the largest is not a rounded zero: the density curves the wrong way.
 WRONG_WAY = -1e-3
-# After so many Hessians in a row that curve the wrong way a look is taken ahead, where positive numbers are e^-20 of
-# what they are. A coordinate goes there if its part of the direction is so much of the largest part.
+# After so many Hessians in a row that curve the wrong way, the density is evaluated far ahead, where positive variables
+# are smaller by e^-20. A coordinate takes part if its part of the direction is at least _LEADING of the largest part.
 _LOOK_EVERY = 3
 _AHEAD = 20.0
 _LEADING = 0.1
@@ -36,9 +36,9 @@ class Mode(NamedTuple):
     A minimum of f and its curvature.
 
     ``point`` (n,), ``value`` f there, ``scale`` (n,) with ``scaled`` (n, n) the Hessian times scale on both sides,
-    ``decrement`` what f would still fall by a Newton step, ``slope`` how much it changes within a deviation along the
-    directions in which none is taken, for want of curvature, ``steps`` how many were taken, ``error`` how far the
-    eigenvalues of ``scaled`` may be off, relative to the largest.
+    ``decrement`` is the gain of another Newton step, ``slope`` the change of f within a deviation along the directions
+    without curvature, in which no step is taken, ``steps`` the number of steps taken, ``error`` the error of the
+    eigenvalues of ``scaled``, relative to the largest.
     """
 
     point: np.ndarray
@@ -57,16 +57,16 @@ class Mode(NamedTuple):
 
     @property
     def converged(self):
-        """Whether the gradient is zero, as far as the curvature says what zero is."""
+        """Whether the gradient is zero, measured by the curvature."""
         return bool(self.decrement < 1e3 * _CONVERGED) and self.level
 
 
 def find_mode(density, groups, tolerance):
     """
-    Newton's method with halved steps, from where the density begins.
+    Newton's method with halved steps, from the start of the density.
 
-    It ends early where the density rises far beyond any mode, as it does towards a variance of zero, with the effects
-    of that variance: steps would go on to where numbers end, each with a Hessian.
+    It ends early if the density rises without a mode, as it does if a variance goes to zero together with its effects:
+    the steps would go on to the limits of floating point, each with a Hessian.
 
     :param density: an :class:`~mxfusion_mvn.inference.laplace.density.UnconstrainedDensity`.
     :param groups: list of integer arrays, the coordinates of each independent group.
@@ -103,7 +103,7 @@ def find_mode(density, groups, tolerance):
 
 
 def _hessian(density, point, deviation, groups):
-    """The Hessian (n, n), half of what its triangles differ by, and the deviation that each diagonal entry gives."""
+    """The Hessian (n, n), half the difference of its triangles, and the deviation by each of its diagonal entries."""
     size, step = len(point), _STEP * deviation
     columns = max(map(len, groups))
     moves = np.zeros((columns, size))
@@ -123,7 +123,7 @@ def _hessian(density, point, deviation, groups):
 
 
 def _wrong_way(scaled, scale, gradient):
-    """Downwards along the direction that curves the wrong way most, its largest part being 1; None if there is none."""
+    """The downhill direction that curves the wrong way most, with largest part 1; None if there is none."""
     values, vectors = np.linalg.eigh(scaled)
     if values[0] >= WRONG_WAY * values[-1]:
         return None
@@ -133,7 +133,7 @@ def _wrong_way(scaled, scale, gradient):
 
 
 def _falls_far_ahead(density, point, deviation, direction, groups):
-    """Whether far along a direction f is lower than here and goes on falling, the other coordinates at their best."""
+    """Whether f is lower far along a direction and goes on falling, with the other coordinates at their optimum."""
     leading = np.abs(direction) > _LEADING
     ahead = point + _AHEAD * np.where(leading, direction, 0)
     hessian, _, scale = _hessian(density, ahead, deviation, groups)
@@ -148,7 +148,7 @@ def _falls_far_ahead(density, point, deviation, direction, groups):
 
 
 def _solve_positive(matrix, vector, tolerance):
-    """|A|^-1 v, of which directions without curvature have no part."""
+    """|A|^-1 v, without the directions that have no curvature."""
     values, vectors = np.linalg.eigh(matrix)
     sizes = np.abs(values)
     inverse = np.where(sizes > tolerance * sizes.max(), 1 / np.maximum(sizes, np.finfo(float).tiny), 0)
@@ -156,7 +156,7 @@ def _solve_positive(matrix, vector, tolerance):
 
 
 def _backtrack(density, point, value, newton, decrement):
-    """The first of the points at 1, 1/2, 1/4, ... of a step where f is lower; None if there is none."""
+    """The first of the points at 1, 1/2, 1/4, ... of a step at which f is lower; None if there is none."""
     fractions = 0.5 ** np.arange(30)
     for fraction in fractions:
         there = density.evaluate((point + fraction * newton)[None])[0][0]

@@ -29,26 +29,27 @@ def to_arviz(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArra
         posterior_predictive  the observed random variables, new ones for each draw of the posterior
         log_likelihood        log p(x_n | draw), a term for each row of an observed random variable
         sample_stats          lp = log p(x, draw); log_weight = lp - log q(draw)
-        prior                 the latent variables before the data, at the learned parameters of the model
-        prior_predictive      the observed random variables, at those
-        observed_data         the observed random variables, and in constant_data the other observed ones
+        prior                 the latent variables without the data, at the learned parameters of the model
+        prior_predictive      the observed random variables without the data, likewise
+        observed_data         the observed random variables; the other observed ones are in constant_data
 
-    ``arviz.psislw(idata.sample_stats.log_weight.values.ravel())`` says how good the posterior is: its k below 0.7.
-    The draws are independent, so that diagnostics of Markov chains have nothing to say here.
+    ``arviz.psislw(idata.sample_stats.log_weight.values.ravel())`` says how good the posterior is: its k should be below
+    0.7. The draws are independent, so that diagnostics of Markov chains do not apply.
 
-    How the last run ended, by a loop of this package, is in the attributes ``run_ended``, a sentence, and
-    ``run_has_arrived``, 1 if its loss had levelled off and 0 if not, of the posterior.
+    If the last run was by a loop of this package, the attributes ``run_ended`` and ``run_has_arrived`` of the posterior
+    say how it ended: a sentence, and 1 if the loss had levelled off, else 0.
 
-    After MAP all draws of the posterior are equal, and there is no log_weight. Without data there is a posterior only.
-    What cannot be had (not every law can be drawn from) is left out with a warning that gives the reason.
+    After MAP all draws of the posterior are equal, and there is no log_weight. Without data there is only a posterior.
+    A group that cannot be computed (not every distribution can be drawn from) is left out, with a warning that gives
+    the reason.
 
-    :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
+    :param inference: an Inference that has been run or loaded, whose algorithm is MAP or variational.
     :param num_samples: S, the number of draws in each group. They come from MXNet's generator.
-    :param data: the observed variables by name, NDArrays or NumPy arrays; with none, those of its own last run, if
+    :param data: the observed variables by name, NDArrays or NumPy arrays; without any, the data of the last run, if
         that was by a loop of this package.
     :returns: ``arviz.InferenceData``. The axes of arrays go by the names of the size Variables in their shapes.
     :raises ImportError: if ArviZ is not installed, or cannot be imported; the message says which.
-    :raises InferenceError: as :func:`~mxfusion_mvn.inference.summary` does, and for data that does not fit.
+    :raises InferenceError: as :func:`~mxfusion_mvn.inference.summary` does, and for data that do not fit.
     """
     arviz = _import_arviz()
     finished = FinishedInference(inference, **data)
@@ -71,7 +72,7 @@ def to_arviz(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArra
 
 
 def _densities(finished, draws, num_samples):
-    """The data, and the densities at it."""
+    """The groups of the data, and of the densities at them."""
     random, fixed = _observed(finished)
     terms = finished.log_pdf(finished.model, draws, num_samples)
     log_joint = _total(terms)
@@ -89,7 +90,7 @@ def _densities(finished, draws, num_samples):
 
 
 def _from_model(finished, draws, num_samples):
-    """The draws that the model makes."""
+    """The groups of draws from the model."""
     random, _ = _observed(finished)
     latents = {variable.uuid: draws[variable.uuid] for variable in finished.latents}
     groups = {}
@@ -102,10 +103,10 @@ def _from_model(finished, draws, num_samples):
 
 
 def _attempt(what, function, *arguments):
-    """What a function returns; with a warning None, where it asks more of a law than training did, and in vain."""
+    """Call a function; if a distribution does not support it, warn and return None."""
     try:
         return function(*arguments)
-    except Exception as error:  # laws of the host and of users raise anything, and the other groups are worth having
+    except Exception as error:  # distributions of users may raise anything, and the other groups are worth having
         warnings.warn(f"to_arviz leaves out {what}: {error}", stacklevel=4)
         return None
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A finished inference, evaluated: draws of its posterior, prior and predictive law, and the densities at them.
+"""A finished inference: draws from its posterior, prior and predictive distribution, and the densities at them.
 
-Arrays go by the uuid of their variable. The host aligns arrays of different rank from the right, so that the samples of
-a variance can be taken for the rows of a variable. Here missing axes are inserted after that of the samples; and where
-a factor may do otherwise (a module, or a function that takes all samples at once), draws enter the model one by one.
+Arrays are keyed by the uuid of their variable. MXFusion aligns arrays of different rank from the right, so that samples
+of a variance can be taken for rows of a variable. Here missing axes are inserted after the sample axis; and where a
+factor may align them otherwise (a module, or a function that takes all samples at once), draws enter one by one.
 """
 
 import contextlib
@@ -26,10 +26,10 @@ from mxfusion.components.distributions.univariate import UnivariateDistribution
 from mxfusion.components.functions import FunctionEvaluation
 from mxfusion.util.inference import discover_shape_constants
 
-# How many draws enter a graph at once, and how many first, while it is not known what they take.
+# How many draws enter a graph at once, and how many at first, while their memory is not known.
 _AT_ONCE = 100
 _FIRST = 10
-# The number of entries that the largest array of a draw, for all draws at once, is to have at most.
+# The largest number of entries that an array of all draws may have.
 _MOST_ENTRIES = 2**20
 
 
@@ -37,11 +37,11 @@ class FinishedInference:
     """
     The model and the posterior of an inference, with the values learned so far.
 
-    :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
-    :param data: the observed variables by name, NDArrays or NumPy arrays. With none, those of its own last run,
-        if that was by a loop of this package; else there is no data.
+    :param inference: an Inference that has been run or loaded, whose algorithm is MAP or variational.
+    :param data: the observed variables by name, NDArrays or NumPy arrays. Without any, the data of the last run, if it
+        was by a loop of this package; else there are no data.
     :raises InferenceError: if the inference has not been run, has latent variables but no posterior, or is given data
-        that does not fit its observed variables.
+        that do not fit its observed variables.
     """
 
     def __init__(self, inference, **data):
@@ -66,7 +66,7 @@ class FinishedInference:
             )
         #: The data as NDArrays; empty if there are none.
         self.data = {variable.uuid: array for variable, array in self._data(data)}
-        #: Parameters, constants and data, as the host gives them to an algorithm: (1, ...), sizes as integers.
+        #: Parameters, constants and data, as MXFusion passes them to an algorithm: (1, ...), sizes as integers.
         self.variables = {**self._learned(), **self._constants(), **_with_sample_axis(self.data)}
 
     def value(self, variable):
@@ -111,9 +111,9 @@ class FinishedInference:
 
     def draw_model(self, draws, num_samples):
         """
-        Draws of the random variables of the model given some of them: of none for the prior, the latents to predict.
+        Draws of the random variables of the model given some of them: none for the prior, the latent ones to predict.
 
-        The parameters are those learned.
+        The parameters have their learned values.
 
         :param draws: dict from uuid to NumPy array (S, ...).
         :param num_samples: S.
@@ -164,7 +164,7 @@ class FinishedInference:
 
     def _constants(self):
         constants = _with_sample_axis(self.inference.params.constants)
-        # After a run in minibatches the host's sizes are those of the last batch.
+        # After a run in minibatches MXFusion's sizes are those of the last batch.
         shapes = {uuid: array.shape for uuid, array in self.data.items()}
         sizes = discover_shape_constants(shapes, self.inference.graphs)
         return {**constants, **{variable.uuid: size for variable, size in sizes.items()}}
@@ -193,7 +193,7 @@ def _learned_variables(model, params):
 
 
 def _is_learned(variable, params):
-    # Asked for the value of any other variable, the host makes an empty entry for it.
+    # Asked for the value of any other variable, MXFusion creates an empty entry for it.
     return variable.type == VariableType.PARAMETER and variable.uuid not in params.constants
 
 
@@ -219,7 +219,7 @@ def log_pdf_terms(graph, variables):
     The terms of the log density of each random variable of a graph.
 
     :param graph: Model or Posterior.
-    :param variables: dict from uuid to NDArray (S or 1, ...) of all its variables but those that functions put out,
+    :param variables: dict from uuid to NDArray (S or 1, ...) of all its variables except the outputs of functions,
         which are added.
     :returns: dict from uuid to NDArray (S or 1, ...).
     """
@@ -240,7 +240,7 @@ def _evaluate(factor, variables):
 
 def draws_at_once(graph):
     """
-    How many samples may enter a graph together: many, or one where its factors could take them for something else.
+    How many samples may enter a graph together: one if its factors could take the sample axis for another axis.
 
     :param graph: Model or Posterior.
     :returns: an integer.
@@ -253,12 +253,12 @@ def _keeps_samples_apart(factor):
     if isinstance(factor, SampledFunction):
         return True
     if isinstance(factor, FunctionEvaluation):
-        return not factor.broadcastable  # the host then calls it sample by sample
+        return not factor.broadcastable  # MXFusion then calls it sample by sample
     return isinstance(factor, (VectorDistribution, UnivariateDistribution))
 
 
 def _aligned(factor, variables):
-    """The arrays for a factor; of entry by entry distributions all with the same number of axes after the samples."""
+    """The arrays for a factor; those of an elementwise distribution get the same number of axes."""
     if not isinstance(factor, UnivariateDistribution):
         return variables
     edges = [variable.uuid for _, variable in factor.inputs + factor.outputs]
@@ -269,7 +269,7 @@ def _aligned(factor, variables):
 
 @contextlib.contextmanager
 def unscaled(graph):
-    """For the span of a block, count each row of the data once: a loop over minibatches may still be running."""
+    """Within a ``with`` block count each row of the data once, although a loop over minibatches may be running."""
     factors = list(graph.distributions.values()) + list(graph.modules.values())
     scalings = [factor.log_pdf_scaling for factor in factors]
     try:
@@ -282,7 +282,7 @@ def unscaled(graph):
 
 
 def _entries_of_a_draw(variables, samples):
-    """The size of the largest array that was in use, functions' outputs among them, for one sample."""
+    """The size of the largest array in use for one sample, including outputs of functions."""
     arrays = [array for array in variables.values() if isinstance(array, mx.nd.NDArray)]
     return max([array.size // (samples if array.shape[0] == samples else 1) for array in arrays], default=1)
 

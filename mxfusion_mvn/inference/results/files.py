@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Saving what an inference has learned, and loading it into an inference over the same model.
 
-The files are those of the host's ``Inference.save``, with one entry more, ``transformations.json``: under which
-transformation each parameter is stored, and which bijection leads to each latent variable. Without it raw numbers would
-be read through whatever transformation the model has today, and mean something else.
+The files are those of MXFusion's ``Inference.save`` with additional entries. ``transformations.json`` holds the
+transformation under which each parameter is stored, and the bijection of each latent variable: without it raw values
+would be read through the present transformations of the model, and mean something else. ``last_run.json`` says how the
+last run ended.
 
-The host's load may change some parameters and then fail, and reads no file that was written under NetworkX 3.6 or later
-with an older one, nor the other way round. Here everything is checked before anything is changed, and both are read. A
-file may be damaged or made up: it is no larger unpacked than what the inference expects, and nothing of it is executed.
+MXFusion's load may change some parameters and then fail; and with an older NetworkX it does not read files written
+under NetworkX 3.6 or later, or vice versa. Here everything is checked before anything is changed, and both kinds are
+read. A file may be damaged or forged: it is refused if it is larger, unpacked, than the inference expects, and nothing
+in it is executed.
 """
 
 from __future__ import annotations
@@ -22,10 +24,10 @@ import warnings
 import zipfile
 from typing import Any, NamedTuple
 
-from mxfusion_mvn.bijections import describe
 from mxfusion_mvn.inference.arguments import check_inference, refuse
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
 from mxfusion_mvn.inference.names import name_of
+from mxfusion_mvn.inference.supports import describe
 from mxfusion_mvn.inference.variational.gaussians import Pushforward
 from mxfusion_mvn.transformations import Scaled
 
@@ -47,7 +49,7 @@ _ALWAYS = 1 << 16
 
 
 class _File(NamedTuple):
-    """What a file holds; all dicts are by the uuids of the file."""
+    """The content of a file; the keys of all dicts are the uuids of the file."""
 
     name: str
     graphs: list
@@ -62,17 +64,17 @@ def save(inference: Inference, zip_filename: str | os.PathLike = serialization.D
     """
     Save what an inference has learned.
 
-    The host's ``Inference.load`` reads the file too, but looks at no transformation. A file of that name is replaced
-    when the new one is complete and on the disk, so that several may save under one name while others load.
+    MXFusion's ``Inference.load`` reads the file too, but ignores the transformations. An existing file is replaced once
+    the new one is complete and on the disk, so that several processes may save under one name while others load.
 
-    :param inference: a host Inference that has been run, or loaded.
-    :param zip_filename: where to.
-    :raises InferenceError: if there is nothing to save yet, or for a name that is none.
-    :raises OSError: if the file cannot be written; one that was there is untouched.
+    :param inference: an Inference that has been run, or loaded.
+    :param zip_filename: the file to write.
+    :raises InferenceError: if there is nothing to save yet, or *zip_filename* is not a file name.
+    :raises OSError: if the file cannot be written; an existing file is untouched.
     """
     _check_initialized(inference, "Call its run first.")
     target = _path(zip_filename)
-    # In the same folder, or replacing would be copying; of its own name, for others may be saving there.
+    # In the same folder, because a move across file systems copies; under a unique name, because others may be saving.
     temporary = f"{target}.{uuids.uuid4().hex}.part"
     try:
         with _quiet():
@@ -90,14 +92,14 @@ def save(inference: Inference, zip_filename: str | os.PathLike = serialization.D
 
 def load(inference: Inference, zip_filename: str | os.PathLike = serialization.DEFAULT_ZIP) -> None:
     """
-    Load what another inference over the same model has learned; its parameters are then equal bit by bit.
+    Load what another inference over the same model has learned; the parameters are then equal bit by bit.
 
-    As in the host sizes that follow from the data are loaded, too; all other constants have to be the same. A file of
-    the host's own save is read as well, but says nothing about transformations. If anything does not fit, the inference
-    keeps the values it has.
+    As in MXFusion, sizes that follow from the data are loaded, too; all other constants must be equal. A file of
+    MXFusion's own save is read as well, but does not hold the transformations. If anything does not fit, the inference
+    keeps its values.
 
-    :param inference: a host Inference, initialised: a run does that, or ``inference.initialize(X=X.shape)``.
-    :param zip_filename: the file.
+    :param inference: an Inference that was initialised, by a run or by ``inference.initialize(X=X.shape)``.
+    :param zip_filename: the file to read.
     :raises InferenceError: if the inference is not initialised; if the file is damaged or of another kind, or from
         another model: with other variables, shapes, dtypes, transformations, bijections or constants; for parameters
         that are not finite.
@@ -115,19 +117,21 @@ def load(inference: Inference, zip_filename: str | os.PathLike = serialization.D
         is_older = file.transformations is not None and file.transformations.get(uuid, "none") == "none"
         array = (array / units.get(today.get(uuid), 1.0)).astype(array.dtype) if is_older else array
         inference.params.param_dict[today.get(uuid, uuid)].set_data(mx.nd.array(array, dtype=array.dtype))
-    remember(inference.params.param_dict, {}, file.ending)  # what was learned from other data than its last run had
+    remember(
+        inference.params.param_dict, {}, file.ending
+    )  # its parameters no longer come from the data of its last run
     inference.params.update_constants(sizes)
     inference.load_configuration(file.configuration, today)
 
 
 def _own_entries(inference):
-    """What is saved beside the host's entries: dict from the name of each to what is written as JSON."""
+    """The entries saved beside MXFusion's: dict from the name of each to the content that is written as JSON."""
     ending = last_run_of(inference.params.param_dict).ending
     return {TRANSFORMATIONS: _transformations(inference), LAST_RUN: ending and ending._asdict()}
 
 
 def _transformations(inference):
-    """What each parameter is stored under, and what leads to each latent variable, by uuid."""
+    """The transformation of each parameter and the bijection of each latent variable, described, by uuid."""
     variables = {uuid: variable for graph in inference.graphs for uuid, variable in graph.variables.items()}
     for graph in inference.graphs:
         for module in graph.modules.values():
@@ -147,15 +151,15 @@ def _description(variable):
     description = describe(variable.factor.bijection)
     if not isinstance(variable.factor, Pushforward):
         return description
-    # Which part of which joint Gaussian counts as well: the parameters of these match by name.
+    # Also which slice of which joint Gaussian, because the parameters of joint Gaussians are matched by name.
     return f"{description} from {variable.factor.joint.name}[{variable.factor.start}] on"
 
 
 def _limits(inference):
-    """How many bytes an entry of a file of this inference can have, by its name."""
+    """The largest number of bytes of each entry of a file of this inference, by its name."""
     arrays = [value for value in inference.params.constants.values() if isinstance(value, mx.nd.NDArray)]
     text = json.dumps([graph.as_json() for graph in inference.graphs], cls=serialization.ModelComponentEncoder)
-    # The names of the model are the same, its uuids as long; only a file of another model is far longer.
+    # For the same model names are equal, and uuids have equal length; only a file of another model is far longer.
     limits = dict.fromkeys((*_ENTRIES.values(), *_own_entries(inference)), _ALWAYS + 4 * len(text))
     limits[TRANSFORMATIONS] += 4 * len(json.dumps(_transformations(inference)))
     limits[_ENTRIES["mxnet_params"]] = _size_of(inference.params.param_dict.values())
@@ -175,7 +179,7 @@ def _read(zip_filename, limits):
                 return _content(zip_filename, _unpack(archive, limits))
         except InferenceError:
             raise
-        except Exception as error:  # zipfile, json, NumPy and the host each raise errors of many kinds
+        except Exception as error:  # zipfile, json, NumPy and MXFusion raise errors of many kinds
             raise InferenceError(
                 f"`zip_filename`: {zip_filename} cannot be read ({type(error).__name__}: {error}); expected a file "
                 "that save has written. Check its name; if it is damaged, take another copy. Nothing was changed."
@@ -183,7 +187,7 @@ def _read(zip_filename, limits):
 
 
 def _unpack(archive, limits):
-    """The entries by name, in bytes; refused before they are unpacked where they are none of ours, or too large."""
+    """The entries by name, in bytes; unknown and too large ones are refused before they are unpacked."""
     for entry in archive.infolist():
         if entry.filename not in limits:
             raise ValueError(f"it has an entry {entry.filename!r}")
@@ -210,7 +214,7 @@ def _arrays(name, content, limit):
 
 
 def _array(content):
-    """The array of an npy file, whose header may say anything: NumPy's own reader makes room for what it says."""
+    """The array of an npy file; NumPy's own reader would allocate whatever size a forged header claims."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("it has arrays of an unknown version")
@@ -273,18 +277,18 @@ def _with_edges_under(key, value):
 
 
 def _match(inference, file):
-    """The uuid of today for each uuid of a file, as the host finds it: by the names in the graphs."""
+    """The present uuid for each uuid of a file, as MXFusion matches them: by the names in the graphs."""
     try:
         return FactorGraph.reconcile_graphs(inference.graphs, file.graphs[0], file.graphs[1:])
-    except Exception as error:  # for a name or an edge that is missing the host raises no error of its own
+    except Exception as error:  # MXFusion has no error of its own for a name or an edge that is missing
         raise InferenceError(
-            f"`inference`: its model or posterior has not the structure that {file.name} was saved with (no match for "
+            f"`inference`: its model or posterior has another structure than when {file.name} was saved (no match for "
             f"{error}). Build both as they were built then. Nothing was changed."
         ) from error
 
 
 def _check_transformations(inference, file, today):
-    if file.transformations is None:  # a file of the host's
+    if file.transformations is None:  # a file by MXFusion's own save
         return
     stored = {today[uuid]: text for uuid, text in file.transformations.items() if uuid in today}
     expected = _transformations(inference)
@@ -297,7 +301,7 @@ def _check_transformations(inference, file, today):
 
 
 def _new_units(inference):
-    """By uuid the units of the triangles that were stored without one in files of earlier versions."""
+    """The units of triangles by uuid; files of earlier versions stored these triangles without units."""
     variables = {uuid: variable for graph in inference.graphs for uuid, variable in graph.variables.items()}
     scaled = {uuid: v for uuid, v in variables.items() if isinstance(getattr(v, "transformation", None), Scaled)}
     return {uuid: variable.transformation.unit for uuid, variable in scaled.items()}
@@ -324,7 +328,7 @@ def _check_parameters(inference, file, today):
 
 
 def _check_constants(inference, file, today):
-    """Refuse other constants than those of today; return the sizes that follow from data, which are taken over."""
+    """Refuse constants that differ from the present ones; return the sizes that follow from data, to be taken over."""
     shapes = [variable.shape or () for graph in inference.graphs for variable in graph.variables.values()]
     are_sizes = {size.uuid for shape in shapes for size in shape if isinstance(size, Variable)}
     constants = {today[uuid]: value for uuid, value in file.constants.items() if uuid in today}
@@ -350,7 +354,7 @@ def _check_array(inference, file, uuid, stored, expected):
 
 
 def _check_value(inference, file, uuid, stored, expected):
-    """Hold a constant against that of today, both numbers or both arrays of one shape."""
+    """Compare a constant with the present one, both scalars or both arrays of one shape."""
     stored, expected = np.asarray(stored), np.asarray(expected)
     different = np.argwhere((stored != expected) & ~((stored != stored) & (expected != expected)))
     if len(different):
@@ -392,7 +396,7 @@ def _check_initialized(inference, remedy):
 
 @contextlib.contextmanager
 def _quiet():
-    """Without the warnings of NetworkX 3.4 and 3.5, and those that the host gives at every load."""
+    """Without the warnings of NetworkX 3.4 and 3.5, and without those of MXFusion at every load."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning, module="networkx")
         warnings.filterwarnings("ignore", "The value .* has already been assigned in the model")

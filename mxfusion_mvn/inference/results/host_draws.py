@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws from those of the host's distributions whose own draws are not from the law of their ``log_pdf``.
+"""Right draws from distributions of MXFusion whose own draws do not follow their ``log_pdf``.
 
 In MXFusion 0.3.1::
 
     Bernoulli                        is true with probability 1 - p
-    Beta                             refuses parameters that would have to be broadcast
+    Beta                             refuses parameters that have to be broadcast
     Categorical                      reads log probabilities as probabilities
     Dirichlet                        divides by the sum over all rows and samples
-    Gamma, GammaMeanVariance         scale by the rate, and forget the shape of the variable
+    Gamma, GammaMeanVariance         multiply by the rate, and ignore the shape of the variable
     MultivariateNormalMeanPrecision  takes the precision for a Cholesky factor
 
-Noise comes from the generator of the factor, as in the host. Nothing here is differentiated.
+Noise comes from the generator of the factor, as in MXFusion. These draws have no gradients.
 """
 
 from typing import Any, Callable, Dict
@@ -25,7 +25,7 @@ from mxfusion.util.inference import realize_shape
 
 def draw(factor: Distribution, variables: Dict[str, Any], num_samples: int) -> mx.nd.NDArray:
     """
-    Draws of the random variable of a distribution, the host's or ours.
+    Draws of the random variable of any distribution.
 
     :param factor: Distribution.
     :param variables: dict from uuid to NDArray (1 or S, ...), and to the sizes in the shape.
@@ -87,10 +87,10 @@ def _unit_gamma(factor, alpha):
 
 def insert_axes(array, ndim):
     """
-    Give an array more axes, after that of the samples.
+    Insert axes after the sample axis.
 
     :param array: NDArray (S, ...).
-    :param ndim: how many axes it shall have at least.
+    :param ndim: the number of axes that the result has at least.
     :returns: NDArray (S, 1..., ...).
     """
     return array.reshape(array.shape[:1] + (1,) * (ndim - array.ndim) + array.shape[1:])

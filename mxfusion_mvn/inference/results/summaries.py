@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table of what was inferred: every latent variable and every parameter of the model, in its own space and units.
+"""A table of the results: every latent variable and every parameter of the model, in its own space and units.
 
 A latent variable gets the mean, the standard deviation and quantiles of draws from its posterior; a parameter, or a
 latent variable after MAP, its value.
@@ -21,15 +21,15 @@ from mxfusion.inference import Inference
 
 QUANTILES = (0.05, 0.5, 0.95)
 _HEADERS = ("", "mean", "sd", "5 %", "50 %", "95 %")
-# More entries of one variable than a person would read.
+# Of a variable with more entries the rest is not printed.
 _PRINTED_ENTRIES = 40
 
 
 class Row(NamedTuple):
     """
-    One number of a model.
+    One entry of a variable.
 
-    ``mean`` is the value, and the rest None, where there is no distribution.
+    Without a distribution ``mean`` is the value, and the rest is None.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Summary:
 
     def __init__(self, groups: list[list[Row]], note: str | None = None):
         self._groups = groups
-        #: What is to be known of the run before any of it is believed, or None.
+        #: A warning about the run, to be read before the table is believed, or None.
         self.note = note
 
     @property
@@ -87,25 +87,26 @@ class Summary:
 
 def summary(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArray | np.ndarray) -> Summary:
     """
-    What was inferred, as a table.
+    A table of the results.
 
-    Of a symmetric or a triangular matrix there are no rows above the diagonal. An array of one entry goes by the name
-    of its variable alone. What has no name is called by what it feeds, such as ``covariance of X``.
+    Entries of symmetric and triangular matrices above the diagonal have no rows. The row of an array of one entry has
+    the name of its variable. A variable without a name is called by its part in a distribution, such as
+    ``covariance of X``.
 
-    Where the last run, by a loop of this package, ended before its loss had levelled off, the last line says so.
+    If the last run was by a loop of this package, and ended before its loss had levelled off, the last line says so.
 
-    Quantiles of draws are rough: with 1000 of them, the 5 % one is uncertain by a tenth of a standard deviation.
+    Quantiles of draws are rough: with 1000 draws the 5 % quantile has an error of a tenth of a standard deviation.
 
-    :param inference: a host Inference that has been run or loaded, whose algorithm is MAP or variational.
-    :param num_samples: how many draws from the posterior, at least 2. They come from MXNet's generator.
-    :param data: the observed variables by name, where the posterior depends on them and the last run was not by a
-        loop of this package.
+    :param inference: an Inference that has been run or loaded, whose algorithm is MAP or variational.
+    :param num_samples: the number of draws from the posterior, at least 2. They come from MXNet's generator.
+    :param data: the observed variables by name, needed only if the posterior depends on them and the last run was not
+        by a loop of this package.
     :returns: :class:`Summary`.
     :raises InferenceError: if the inference has not been run, or its algorithm has no posterior.
     """
     finished = FinishedInference(inference, **data)
     is_point = all(finished.is_point(variable) for variable in finished.latents)
-    # Of a single draw there is no standard deviation.
+    # A single draw has no standard deviation.
     draws = finished.draw_posterior(1 if is_point else check_count("num_samples", num_samples, 2))
     groups = []
     for variable in finished.latents:
@@ -129,14 +130,14 @@ def _draw_rows(name, draws):
 
 
 def _entries(name, draws):
-    """The entries of an array that say something of their own: their names, and their draws (S, entries)."""
+    """The names of the entries of an array that are not zero or copies by structure, and their draws (S, entries)."""
     kept = _distinct(draws)
     names = np.array(entry_names(name, draws.shape[1:]))[kept]
     return names.tolist(), draws.reshape((len(draws), -1))[:, kept].astype("float64")
 
 
 def _distinct(draws):
-    """Which entries are neither zero nor a copy because of the structure of a matrix, (entries of one draw,)."""
+    """Which entries are not zero or copies because a matrix is triangular or symmetric, (entries of one draw,)."""
     shape = draws.shape[1:]
     kept = np.ones(shape, dtype=bool)
     if len(shape) > 1 and shape[-1] == shape[-2]:

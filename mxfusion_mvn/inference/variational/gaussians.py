@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The laws that approximate posteriors: a Gaussian in unconstrained coordinates, pushed through bijections.
+"""The Gaussian approximations of posteriors: in unconstrained coordinates, pushed through bijections.
 
-With standard normal noise e and deviations s in coordinates whose scale s alone carries::
+With standard normal noise e and standard deviations s, which carry the whole scale::
 
     z = mean + s * (A e)        A = I    or I + (strictly lower triangle)    or [F, I] with rows scaled to norm 1
     v = b(z)                    log q(v) = log N(z; mean, diag(s) A A^T diag(s)) - log |db/dz|
 
-Of low rank plus diagonal, s is the deviation of each coordinate, and F says which part of it is common: where the own
-part goes to zero F grows, and s stays what it is.
+In the form [F, I], s is the standard deviation of each coordinate, and F determines the part of it that coordinates
+share: as the independent part goes to zero F grows, and s stays the same.
 
-A law that stands for one variable holds its bijection. For several variables at once z is a variable of its own, which
-is only in the posterior, and each of them a :class:`Pushforward` of its part of z.
+The approximation of a single variable holds its bijection. For several variables z is a variable of its own, in the
+posterior only, and each of them is a :class:`Pushforward` of its part of z.
 
-The first term of a draw is known from its noise, -1/2 |e|^2 - log det diag(s) - n/2 log 2 pi, without a solve; only low
-rank takes one. Three estimates of its mean, minus the entropy of z, go into the evidence lower bound:
+The first term of log q follows from the noise of a draw, -1/2 |e|^2 - log det diag(s) - n/2 log 2 pi, without a solve;
+only low rank needs one. The evidence lower bound takes one of three estimates of its mean, minus the entropy of z:
 
-- ``sampled``, that one. It has no variance left where q is the posterior;
-- ``closed_form``, the mean itself. Its gradient is the same, but for low rank, where that of the first varies;
-- ``sticking_the_landing``, the first with the parameters of the density held constant, so that its gradient too has no
-  variance left where q is the posterior (Roeder, Wu and Duvenaud, arXiv 1703.09194). In full rank it takes one solve
-  with e, A^-T e; while A is too ill-conditioned for that, as on the way in large models, its gradient goes over to that
-  of ``closed_form``.
+- ``sampled``: that term. The bound has no variance if q is the posterior;
+- ``closed_form``: the mean itself. Its gradient is that of ``sampled``, except for low rank, where the gradient of
+  ``sampled`` varies;
+- ``sticking_the_landing``: as ``sampled``, but with the parameters of the density held constant, so that the gradient,
+  too, has no variance if q is the posterior (Roeder, Wu and Duvenaud, arXiv 1703.09194). In full rank it takes one
+  solve, A^-T e; while A is too ill-conditioned for it, as in large models during training, its gradient goes over to
+  that of ``closed_form``.
 
-An optimizer moves each entry of A at random by about its rate, and what that makes of z grows with the square root of
-their number in a row. In large triangles the entries are therefore moved in units of their own (:func:`triangle`).
+An optimizer moves each entry of A at random by about its learning rate, and the effect on z grows with the square root
+of the number of entries in a row. The entries of large triangles are therefore scaled (:func:`triangle`).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mxfusion_mvn import bijections, checks, linalg, structures
 from mxfusion_mvn.checks import model_inputs
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.inference.supports import check_is_bijection
 from mxfusion_mvn.linalg import constant
 from mxfusion_mvn.linalg.axes import add, multiply, subtract
 from mxfusion_mvn.linalg.density import LOG_2PI
@@ -46,36 +48,38 @@ from mxfusion.components.model_component import ModelComponent
 from mxfusion.components.variables import Variable
 from mxnet import autograd
 
-# Of A^-T e: from which mean variance on it is mostly noise, measured how often; in smaller triangles it never is.
+# A^-T e is mostly noise from this mean variance on, which is estimated from so many probes. In triangles of up to
+# _SMALL_TRIANGLE rows it never is.
 _LARGE_VARIANCE = 2.0
 _PROBES = 4
 _LARGEST_SLOPE = 1e6
 _SMALL_TRIANGLE = 20
-# From so many rows on an optimizer moves the entries of a triangle by less than its rate.
+# From so many rows on, the entries of a triangle are scaled so that an optimizer moves them by less than its rate.
 _LARGE_TRIANGLE = 50
 Entropy = Literal["sampled", "closed_form", "sticking_the_landing"]
 
 
 class TransformedGaussian(VectorDistribution):
     """
-    The law of v = b(z), z Gaussian over the last axis.
+    The distribution of v = b(z), with z Gaussian over the last axis.
 
-    :param mean: of z, Variable (B..., n).
+    :param mean: the mean of z, Variable (B..., n).
     :param scale: s, Variable (B..., n), positive.
-    :param below: the triangle of A below its diagonal, row by row, Variable (B..., n (n - 1) / 2); None for none.
-    :param factor: F, Variable (B..., n, r); None for none.
+    :param below: the entries of A below its diagonal, row by row, Variable (B..., n (n - 1) / 2), or None.
+    :param factor: F, Variable (B..., n, r), or None.
     :param bijection: a :class:`~mxfusion_mvn.bijections.Bijection`, by default the identity.
-    :param entropy: how its mean log density is estimated, see above.
+    :param entropy: the estimate of its mean log density, see above.
     :param shape: tuple (B..., event of v). With it the random Variable is declared and returned.
     :param rand_gen: the random generator, MXFusion's own if None.
-    :param dtype: of constants made here.
-    :param ctx: MXNet context of constants made here.
-    :raises ModelSpecificationError: for both below and factor, an unknown entropy, and shapes that do not fit.
+    :param dtype: dtype of the constants made here.
+    :param ctx: MXNet context of the constants made here.
+    :raises ModelSpecificationError: if both below and factor are given, for an unknown entropy, and for shapes that do
+        not fit.
     """
 
     ATTRIBUTES = ("_on_failure", "bijection", "entropy", "EVENT")
     EVENT = {"random_variable": "N", "mean": "N", "scale": "N", "below": "T", "factor": "NR"}
-    # The last draw while recording, with its z and noise; copies of the host's have none.
+    # The last draw while recording, with its z and noise; MXFusion's copies of a factor have none.
     _drawn = None
 
     def __init__(
@@ -99,7 +103,7 @@ class TransformedGaussian(VectorDistribution):
         if below is not None and factor is not None:
             checks.refuse("below` and `factor", "both", "at most one of them", "A is triangular or of low rank.")
         bijection = bijections.Real() if bijection is None else bijection
-        bijections.check_is_bijection("bijection", bijection)
+        check_is_bijection("bijection", bijection)
         event = {0: "N", 1: "V", 2: "VV"}[bijection.event_axes]
         given = {"mean": mean, "scale": scale, "below": below, "factor": factor}
         inputs = [
@@ -134,7 +138,7 @@ class TransformedGaussian(VectorDistribution):
 
     def log_pdf_impl(self, mean, scale, random_variable, F=None, **root):
         """
-        Log density of v, or of its own last draw the estimate that was asked for.
+        Log density of v; for the factor's own last draw the chosen estimate of it.
 
         :param mean: NDArray (S or 1, B..., n).
         :param scale: NDArray (S or 1, B..., n).
@@ -173,15 +177,16 @@ class TransformedGaussian(VectorDistribution):
 
 class JointVariable(Variable):
     """
-    A variable that other variables of a posterior are parts of.
+    A variable whose parts are other variables of a posterior.
 
-    For predictions the host copies a posterior into the model one latent variable at a time, each with all it depends
-    on. This one is then copied once for each of its parts; the copies are equal, and the first one stays.
+    For predictions MXFusion copies a posterior into the model one latent variable at a time, each with everything that
+    it depends on. This variable is then copied once for each of its parts; the copies are equal, and the first one
+    stays.
     """
 
     @ModelComponent.graph.setter
     def graph(self, graph):
-        """Attach to a graph, unless an equal variable is there already: to do so would cut off its other parts."""
+        """Attach to a graph, unless an equal variable is there already, whose other parts would be cut off."""
         if graph is not None and self.graph is None and self in graph:
             self._parent_graph = graph
         else:
@@ -189,9 +194,9 @@ class JointVariable(Variable):
 
     def replicate_self(self, attribute_map=None):
         """
-        A copy with the same identity; the host calls it.
+        A copy with the same identity; MXFusion calls it.
 
-        :param attribute_map: unused: the size is an integer.
+        :param attribute_map: unused, because the size is an integer.
         :returns: JointVariable.
         """
         replica = type(self)(shape=self.shape)
@@ -203,7 +208,7 @@ class Pushforward(VectorDistribution):
     """
     The part of a joint vector that belongs to one variable, in the space of that variable: v = b(part of z).
 
-    Its log density is -log |db/dz|, so that with the density of z the sum over all parts is that of all variables.
+    Its log density is -log |db/dz|. The sum over all parts and the log density of z is that of all variables.
 
     :param joint: z, Variable (n,).
     :param start: where the part of v begins.
@@ -220,7 +225,7 @@ class Pushforward(VectorDistribution):
 
     def draw_samples_impl(self, joint, rv_shape, num_samples=1, F=None):
         """
-        What the draws of z say of v.
+        The parts of draws of z that belong to v, as draws of v.
 
         :param joint: NDArray (S, 1..., n).
         :param rv_shape: tuple, the shape of v.
@@ -270,7 +275,7 @@ def gaussian(mean, scale, below=None, factor=None):
 
 def triangle(size, value=None):
     """
-    The parameter of a triangle below its diagonal, in units in which one rate suits few rows and many.
+    The parameter of a triangle below its diagonal, scaled so that one learning rate suits few rows and many.
 
     :param size: n, at least 2.
     :param value: NumPy array (n (n - 1) / 2,), row by row, or None for zeros.
@@ -285,7 +290,7 @@ def triangle(size, value=None):
 
 def size_of(shape):
     """
-    How many entries an array has.
+    The number of entries of an array.
 
     :param shape: tuple of integers.
     :returns: an integer.
@@ -309,7 +314,7 @@ def _color(noise, below=None, factor=None):
 
 def _path(z, noise, scale, log_scale, below=None):
     """
-    Minus log det, whose gradient follows the draw: c h / s for z, h = A^-T e, and 1 - c of the closed form.
+    Minus log det, with a gradient through the draw: c h / s for z, with h = A^-T e, plus 1 - c times the closed form.
 
     Without correlations, or with few coordinates, c is one.
     """
@@ -319,10 +324,10 @@ def _path(z, noise, scale, log_scale, below=None):
         slope = structures.RowMap(linalg.solve_upper, triangle)(noise)
         if triangle.shape[-1] > _SMALL_TRIANGLE:
             weight = _landing(triangle)
-            # What is cut off here is far beyond any h of which c is one.
+            # The entries that are clipped here are far beyond any h for which c is one.
             slope = multiply(mx.nd.clip(slope, -_LARGEST_SLOPE, _LARGEST_SLOPE), mx.nd.expand_dims(weight, axis=-1))
     slope = multiply(constant(slope), 1 / constant(scale))
-    # The difference is zero, and has the gradient of its minuend.
+    # The difference of z and its constant is zero, and has the gradient of z.
     followed = mx.nd.sum(multiply(slope, subtract(z, constant(z))), axis=-1)
     held = constant(log_scale)
     if weight is not None:
@@ -332,11 +337,11 @@ def _path(z, noise, scale, log_scale, below=None):
 
 def _landing(triangle):
     """
-    How much of the gradient follows the draw, (B...): one where A is well-conditioned, next to nothing where it is not.
+    The weight c of the gradient through the draw, (B...): one if A is well-conditioned, nearly zero if it is not.
 
-    The gradient is unbiased for any such weight c that does not depend on the noise. That of h has the variance of
-    A^-T e, which in a triangle that an optimizer has moved at random grows as a power of n; then it hides all else. It
-    is measured with a few fixed signs in place of e.
+    The gradient is unbiased for any weight c that does not depend on the noise. The gradient through the draw has the
+    variance of A^-T e, which grows as a power of n in a triangle that an optimizer has moved at random, and then hides
+    everything else. It is measured with a few fixed signs in place of e.
     """
     size = triangle.shape[-1]
     signs = np.random.RandomState(0).choice([-1.0, 1.0], size=(_PROBES, size))
@@ -346,12 +351,12 @@ def _landing(triangle):
     slopes = structures.RowMap(linalg.solve_upper, triangle)(probes)
     slopes = mx.nd.clip(slopes, -_LARGEST_SLOPE, _LARGEST_SLOPE)
     variance = mx.nd.mean(mx.nd.mean(mx.nd.square(slopes), axis=-1), axis=0, keepdims=True)
-    # Squared, so that little is left of c before the noise outweighs that of the closed form.
+    # Squared, so that c is small before the noise outweighs that of the closed form.
     return mx.nd.square(_LARGE_VARIANCE / mx.nd.maximum(variance, _LARGE_VARIANCE))
 
 
 def _row_norms(factor):
-    """Those of [F, I], (..., n)."""
+    """The norms of the rows of [F, I], (..., n)."""
     return mx.nd.sqrt(1 + mx.nd.sum(mx.nd.square(factor), axis=-1))
 
 

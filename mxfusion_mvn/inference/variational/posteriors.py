@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussian posteriors for MXFusion's variational inference, in coordinates in which every latent variable is free.
 
-Each function gives a host ``Posterior`` for ``StochasticVariationalInference``. A latent variable of limited support is
+Each function returns a ``Posterior`` for ``StochasticVariationalInference``. A latent variable of limited support is
 pushed through its bijection, so that its draws are in its own space and units. In full rank and low rank all latent
-variables, or those of a block, share one Gaussian and are correlated. Its parameters are a mean, deviations s and, for
-the correlations, an array without units (:mod:`mxfusion_mvn.inference.variational.gaussians`).
+variables, or those of a block, share one Gaussian and are correlated. Its parameters are a mean, standard deviations s
+and, for the correlations, an array without units (:mod:`mxfusion_mvn.inference.variational.gaussians`).
 """
 
 from __future__ import annotations
@@ -56,19 +56,19 @@ def create_Gaussian_meanfield(
     """
     Independent Gaussians in unconstrained coordinates.
 
-    ``posterior[v].factor.mean`` and ``.scale`` are the parameters of a latent v, in those coordinates. Sizes that are
-    known from the data only, as those of a variable for each row, are allowed here.
+    ``posterior[v].factor.mean`` and ``.scale`` are the parameters of a latent v, in those coordinates. Sizes that only
+    the data tell, such as one for each row, are allowed here.
 
     :param model: Model.
     :param observed: list of Variables.
-    :param dtype: of constants made here; the draws follow the parameters, and these the inference.
+    :param dtype: dtype of the constants made here; the draws follow the parameters, and these the inference.
     :param supports: dict from latent Variables to :mod:`~mxfusion_mvn.bijections` in place of those that follow from
         their distributions; None for none.
-    :param excluded: list of latent Variables that are given their posterior elsewhere, by ``posterior[v].set_prior``.
+    :param excluded: list of latent Variables whose posterior is set elsewhere, by ``posterior[v].set_prior``.
     :param entropy: ``sampled``, ``closed_form`` or ``sticking_the_landing``: how log q enters the evidence lower bound.
-    :param initial_scale: of the deviations.
-    :param initial_values: dict from latent Variables to where their means begin, numbers or arrays in their shape and
-        units. The others begin near the means of their priors, as far as these are known; None for all.
+    :param initial_scale: the initial value of the standard deviations.
+    :param initial_values: dict from latent Variables to initial values of their means, numbers or arrays in the shape
+        and units of the variable. Other means begin near the means of the priors, if these are known.
     :returns: Posterior.
     :raises ModelSpecificationError: for a latent variable whose support is not known, or that is discrete, and for
         initial values that do not fit.
@@ -99,8 +99,8 @@ def create_Gaussian_fullrank(
     :param model: Model.
     :param observed: list of Variables.
     :param dtype: as in :func:`create_Gaussian_meanfield`.
-    :param blocks: list of lists of latent Variables: one Gaussian for each list, and independent entries for variables
-        in none of them. None for all in one.
+    :param blocks: list of lists of latent Variables: one Gaussian for each list, and independent entries for all other
+        variables. None for all variables in one block.
     :param supports: as in :func:`create_Gaussian_meanfield`.
     :param excluded: as in :func:`create_Gaussian_meanfield`.
     :param entropy: as in :func:`create_Gaussian_meanfield`.
@@ -134,7 +134,7 @@ def create_Gaussian_lowrank(
     """
     One Gaussian over all latent variables whose covariance is diagonal plus low rank, in unconstrained coordinates.
 
-    Its cost grows with their number n as n r^2, where that of a full covariance grows as n^2 in memory.
+    With n coordinates it costs n r^2 time, and n r memory where a full covariance takes n^2.
 
     :param model: Model.
     :param observed: list of Variables.
@@ -165,10 +165,10 @@ def create_Gaussian_lowrank(
 
 def unconstrained_gaussian(inference: Inference, block: int | Variable = 0) -> Gaussian:
     """
-    The Gaussian that a posterior of this module is, in unconstrained coordinates, with the parameters learned so far.
+    The Gaussian behind a posterior of this module, in unconstrained coordinates, with the parameters learned so far.
 
-    :param inference: a host inference with such a posterior.
-    :param block: the number of a block, or a latent Variable that is in none.
+    :param inference: an inference with such a posterior.
+    :param block: the number of a block, or a latent Variable outside all blocks.
     :returns: a :class:`~mxfusion_mvn.Gaussian` (n,) over the coordinates of the block, its latent variables one after
         another, or (B..., n) over those of the variable.
     :raises InferenceError: if there is no such Gaussian, or the inference has not been run.
@@ -176,13 +176,13 @@ def unconstrained_gaussian(inference: Inference, block: int | Variable = 0) -> G
     check_finished("inference", inference)
     posterior = inference.inference_algorithm.posterior
     variable = posterior[block] if isinstance(block, Variable) else getattr(posterior, f"joint_{block}", None)
-    law = getattr(variable, "factor", None)
-    if not isinstance(law, TransformedGaussian):
+    factor = getattr(variable, "factor", None)
+    if not isinstance(factor, TransformedGaussian):
         raise InferenceError(
             f"`block`: got {block}, for which the posterior has no Gaussian; expected the number of a block, or a "
             "latent variable that is in none. Look at the posterior: print(inference.inference_algorithm.posterior)."
         )
-    return gaussian(**{name: inference.params[parameter] for name, parameter in law.inputs})
+    return gaussian(**{name: inference.params[parameter] for name, parameter in factor.inputs})
 
 
 def _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root):
@@ -196,14 +196,14 @@ def _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale,
         size = sum(sizes)
         shapes = [latent[variable].raw_shape(variable.shape) for variable in block]
         start = joined([starts[variable] for variable in block], shapes)
-        law = TransformedGaussian(
+        approximation = TransformedGaussian(
             mean=Variable(shape=(size,), initial_value=initial_value(start)),
             scale=_scale((size,), initial_scale),
             entropy=entropy,
             dtype=dtype,
             **(root(size) if size > 1 else {}),
         )
-        set_block(posterior, number, block, latent, sizes, law)
+        set_block(posterior, number, block, latent, sizes, approximation)
     in_blocks = {variable.uuid for block in blocks for variable in block}
     for variable, bijection in latent.items():
         if variable.uuid not in in_blocks:
@@ -224,19 +224,20 @@ def _set_own(posterior, variable, bijection, start, entropy, initial_scale, dtyp
     )
 
 
-def set_block(posterior, number, block, supports, sizes, law):
+def set_block(posterior, number, block, supports, sizes, approximation):
     """
-    Give some latent variables one joint law.
+    Give some latent variables one joint Gaussian.
 
-    :param posterior: Posterior, changed.
-    :param number: of the block, part of the name ``joint_0`` of its variable.
+    :param posterior: the Posterior to change.
+    :param number: the number of the block, which is part of the name ``joint_0`` of its variable.
     :param block: list of latent Variables.
     :param supports: dict from these to bijections.
     :param sizes: list of the number of coordinates of each.
-    :param law: the :class:`~mxfusion_mvn.inference.variational.gaussians.TransformedGaussian` of all coordinates.
+    :param approximation: the :class:`~mxfusion_mvn.inference.variational.gaussians.TransformedGaussian` of all
+        coordinates.
     """
     joint = JointVariable(shape=(sum(sizes),))
-    joint.set_prior(law)
+    joint.set_prior(approximation)
     setattr(posterior, f"joint_{number}", joint)
     for variable, start in zip(block, np.cumsum([0] + sizes)):
         posterior[variable].set_prior(Pushforward(joint=joint, start=int(start), bijection=supports[variable]))
