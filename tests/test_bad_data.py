@@ -4,9 +4,7 @@
 import warnings
 
 from mxfusion_mvn import GaussianMixture, LowRankMultivariateNormal, MultivariateNormal, MultivariateStudentT
-from mxfusion_mvn.inference import MAP, CompiledMinibatchLoop, MinibatchLoop
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference import MAP, BatchLoop, CompiledLoop, CompiledMinibatchLoop, MinibatchLoop
 
 import mxnet as mx
 import numpy as np

@@ -7,8 +7,7 @@ import warnings
 
 from mxfusion_mvn.compiler import passes
 from mxfusion_mvn.compiler.derivatives.reverse import differentiated
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop
 
 import mxnet as mx
 import numpy as np

@@ -2,9 +2,7 @@
 """The compiled minibatch loop: batches and parameters are those of the loop that does not compile."""
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference import create_Gaussian_meanfield
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import MinibatchLoop
+from mxfusion_mvn.inference import CompiledMinibatchLoop, MinibatchLoop, create_Gaussian_meanfield
 
 import mxnet as mx
 import numpy as np

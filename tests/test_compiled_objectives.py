@@ -3,8 +3,7 @@
 
 import warnings
 
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
+from mxfusion_mvn.inference import CompiledLoop, NotCompiledWarning
 
 import mxnet as mx
 import numpy as np

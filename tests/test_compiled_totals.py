@@ -62,9 +62,7 @@ def test_rows_that_change_are_never_copied_for_samples(rng):
 
 
 def test_compiled_run_is_the_run_by_rows(rng):
-    from mxfusion_mvn.inference import MAP
-    from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-    from mxfusion_mvn.inference.loops.imperative import BatchLoop
+    from mxfusion_mvn.inference import MAP, BatchLoop, CompiledLoop
     from mxfusion_mvn.transformations import PositiveDefinite
 
     data = nd(2 + rng.normal(size=(40, 3)), "float32")

@@ -8,7 +8,7 @@ import os
 import threading
 import zipfile
 
-from mxfusion_mvn.inference.results.files import load, save
+from mxfusion_mvn.inference import load, save
 
 import mxnet as mx
 import numpy as np

@@ -3,8 +3,7 @@
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import create_Gaussian_fullrank
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference import BatchLoop, create_Gaussian_fullrank
 from mxfusion_mvn.inference.results import draws
 from mxfusion_mvn.inference.results.draws import FinishedInference
 from mxfusion_mvn.inference.results.host_draws import draw

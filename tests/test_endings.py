@@ -6,10 +6,19 @@ import sys
 import warnings
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference import MAP, LaplaceApproximation, create_Gaussian_meanfield, load, save, summary, to_arviz
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference import (
+    MAP,
+    BatchLoop,
+    CompiledLoop,
+    CompiledMinibatchLoop,
+    LaplaceApproximation,
+    MinibatchLoop,
+    create_Gaussian_meanfield,
+    load,
+    save,
+    summary,
+    to_arviz,
+)
 from mxfusion_mvn.inference.loops.record import trend
 
 import numpy as np

@@ -4,12 +4,12 @@
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import (
+    BatchLoop,
+    CompiledLoop,
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
 )
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
 import numpy as np

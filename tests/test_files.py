@@ -11,9 +11,10 @@ from mxfusion_mvn.inference import (
     MAP,
     create_Gaussian_fullrank,
     create_Gaussian_meanfield,
+    load,
+    save,
     unconstrained_gaussian,
 )
-from mxfusion_mvn.inference.results.files import load, save
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
 
 import mxfusion.inference as host

@@ -5,9 +5,7 @@ import sys
 import warnings
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.results.arviz_data import to_arviz
+from mxfusion_mvn.inference import MAP, BatchLoop, create_Gaussian_fullrank, to_arviz
 
 import matplotlib
 import mxnet as mx

@@ -6,10 +6,14 @@ All posteriors are Gaussian, so that the divergence of what was learned from the
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import LaplaceApproximation, create_Gaussian_fullrank, unconstrained_gaussian
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.map import MAP
+from mxfusion_mvn.inference import (
+    MAP,
+    BatchLoop,
+    CompiledLoop,
+    LaplaceApproximation,
+    create_Gaussian_fullrank,
+    unconstrained_gaussian,
+)
 from mxfusion_mvn.inference.variational import gaussians
 
 import mxnet as mx

@@ -6,10 +6,9 @@ import warnings
 
 from mxfusion_mvn import GaussianMixture, InverseWishart, LKJCholesky, MultivariateNormal, OnFailure
 from mxfusion_mvn.functions import linear
-from mxfusion_mvn.inference import MAP, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
+from mxfusion_mvn.inference import MAP, BatchLoop, LaplaceApproximation, ModeNotFoundWarning, SingularHessianWarning
 from mxfusion_mvn.inference.laplace import newton
 from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxfusion.inference as host_inference
 import numpy as np

@@ -5,7 +5,8 @@ import ast
 import re
 from pathlib import Path
 
-import mxfusion_mvn
+import mxfusion_mvn.inference
+import mxfusion_mvn.testing
 
 import pytest
 
@@ -78,6 +79,20 @@ def test_there_are_no_circles():
 
 def test_the_root_is_small():
     assert len(list(PACKAGE.glob("*.py"))) <= 10
+
+
+def test_tests_import_by_public_names_where_there_are_some():
+    modules = [mxfusion_mvn, mxfusion_mvn.structures, mxfusion_mvn.inference, mxfusion_mvn.testing]
+    public = {name: module.__name__ for module in modules for name in module.__all__}
+    nodes = [node for path in (ROOT / "tests").rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    deep = {
+        f"from {node.module} import {alias.name}"
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mxfusion_mvn.")
+        for alias in node.names
+        if node.module.startswith(public.get(alias.name, node.module) + ".")
+    }
+    assert deep == set()
 
 
 def test_files_of_tests_are_short_and_import_from_helpers_alone():

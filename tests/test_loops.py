@@ -4,9 +4,9 @@
 import sys
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import BatchLoop, Plateau, RunRecord
 from mxfusion_mvn.inference.loops import training
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.loops.record import Plateau, RunRecord, improvement
+from mxfusion_mvn.inference.loops.record import improvement
 from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx

@@ -3,10 +3,7 @@
 
 import warnings
 
-from mxfusion_mvn import OnFailure, RepairWarning
-from mxfusion_mvn.distributions.inverse_wishart import InverseWishart
-from mxfusion_mvn.distributions.lkj import LKJCholesky
-from mxfusion_mvn.distributions.wishart import Wishart
+from mxfusion_mvn import InverseWishart, LKJCholesky, OnFailure, RepairWarning, Wishart
 
 import mpmath
 import mxnet as mx

@@ -4,10 +4,7 @@
 import copy
 import pickle
 
-from mxfusion_mvn import MultivariateNormal, NotPositiveDefiniteError
-from mxfusion_mvn.distributions.inverse_wishart import InverseWishart
-from mxfusion_mvn.distributions.lkj import LKJCholesky
-from mxfusion_mvn.distributions.wishart import Wishart
+from mxfusion_mvn import InverseWishart, LKJCholesky, MultivariateNormal, NotPositiveDefiniteError, Wishart
 from mxfusion_mvn.transformations import CorrelationCholesky, LowerCholesky, Positive, PositiveDefinite
 
 import mxnet as mx

@@ -4,8 +4,8 @@
 import warnings
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import BatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops.batches import Batches
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 
 import mxnet as mx
 import numpy as np

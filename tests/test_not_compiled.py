@@ -6,10 +6,8 @@ import pickle
 import random
 import threading
 
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops import verification
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 
 import mxnet as mx
 import mxnet.ndarray.register as register

@@ -3,9 +3,9 @@
 
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.inference import (
+    BatchLoop,
     create_Gaussian_fullrank,
 )
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
 import numpy as np

@@ -4,7 +4,7 @@
 import mxfusion_mvn
 from mxfusion_mvn import bijections, functions, inference, mixture, structures
 from mxfusion_mvn.gluon import MultivariateNormalHead
-from mxfusion_mvn.inference.map import MAP
+from mxfusion_mvn.inference import MAP
 from mxfusion_mvn.missing import PartlyObserved
 from mxfusion_mvn.testing import check_multivariate_normal, check_structure
 from mxfusion_mvn.transformations import Scaled, inverse_softplus

@@ -6,10 +6,8 @@ import re
 from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.compiler.passes import simplify
 from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoop
 from mxfusion_mvn.inference.loops import compiled_stepper, training, verification
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, several_steps
 
 import mxnet as mx

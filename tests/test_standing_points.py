@@ -4,10 +4,8 @@
 import math
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops import verification
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 
 import numpy as np
 import pytest

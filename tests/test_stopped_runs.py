@@ -8,13 +8,13 @@ from mxfusion_mvn import MultivariateNormal, OnFailure
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import (
     MAP,
+    BatchLoop,
     CompiledLoop,
     TrainingStoppedWarning,
     create_Gaussian_fullrank,
     create_Gaussian_meanfield,
 )
 from mxfusion_mvn.inference.loops import training
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
 
 import mxnet as mx
 import numpy as np

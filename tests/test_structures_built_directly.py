@@ -3,8 +3,7 @@
 
 import re
 
-from mxfusion_mvn import Gaussian, OnFailure, structures
-from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
+from mxfusion_mvn import Gaussian, NotPositiveDefiniteError, OnFailure, structures
 
 import mxnet as mx
 import numpy as np

@@ -2,8 +2,8 @@
 """The table of what was inferred."""
 
 from mxfusion_mvn import InverseWishart, MultivariateNormal
-from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.inference.results.summaries import Row, Summary, summary
+from mxfusion_mvn.inference import MAP, create_Gaussian_fullrank, create_Gaussian_meanfield, summary
+from mxfusion_mvn.inference.results.summaries import Row, Summary
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxfusion.inference as host

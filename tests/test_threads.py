@@ -6,7 +6,7 @@ import queue
 
 from mxfusion_mvn.compiler import threads
 from mxfusion_mvn.compiler.threads import one_blas_thread
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference import CompiledLoop
 
 import mxnet as mx
 import numpy as np

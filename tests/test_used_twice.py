@@ -4,10 +4,17 @@
 import functools
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference import MAP, LaplaceApproximation, load, save, to_arviz
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
+from mxfusion_mvn.inference import (
+    MAP,
+    BatchLoop,
+    CompiledLoop,
+    CompiledMinibatchLoop,
+    LaplaceApproximation,
+    MinibatchLoop,
+    load,
+    save,
+    to_arviz,
+)
 from mxfusion_mvn.inference.loops.states import for_one_run
 
 import mxnet as mx

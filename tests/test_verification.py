@@ -7,11 +7,8 @@ import warnings
 from mxfusion_mvn.compiler import evaluation, program
 from mxfusion_mvn.compiler.graph import CONSTANT, PARAMETER, leaf
 from mxfusion_mvn.compiler.program import Program
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoop, MinibatchLoop, NotCompiledWarning
 from mxfusion_mvn.inference.loops import compiled_stepper, verification
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_minibatch import CompiledMinibatchLoop
-from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
-from mxfusion_mvn.inference.loops.imperative import BatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops.several_steps import SeveralSteps
 from mxfusion_mvn.inference.loops.verification import Runs
 

@@ -7,9 +7,7 @@ import warnings
 from pathlib import Path
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
-from mxfusion_mvn.inference.loops.compiled_stepper import NotCompiledWarning
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference import BatchLoop, CompiledLoop, NotCompiledWarning
 from mxfusion_mvn.transformations import LowerCholesky
 
 import mxnet as mx

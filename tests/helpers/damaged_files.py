@@ -4,8 +4,7 @@
 import zipfile
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.results.files import load
+from mxfusion_mvn.inference import BatchLoop, load
 
 import mxfusion.inference as host
 import numpy as np

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs that arrive: Adam with a short memory at rates that fall, or one run after the other at smaller rates."""
 
-from mxfusion_mvn.inference.loops.compiled import CompiledLoop
+from mxfusion_mvn.inference import CompiledLoop
 
 import mxnet as mx
 from mxfusion.inference import GradBasedInference

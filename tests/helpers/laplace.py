@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Laplace's approximation of a posterior, and draws from it."""
 
-from mxfusion_mvn.inference import MAP, LaplaceApproximation
-from mxfusion_mvn.inference.loops.imperative import BatchLoop
+from mxfusion_mvn.inference import MAP, BatchLoop, LaplaceApproximation
 
 import mxnet as mx
 import numpy as np

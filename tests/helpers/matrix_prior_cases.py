@@ -3,9 +3,7 @@
 
 from typing import Callable, Dict, NamedTuple
 
-from mxfusion_mvn.distributions.inverse_wishart import InverseWishart
-from mxfusion_mvn.distributions.lkj import LKJCholesky
-from mxfusion_mvn.distributions.wishart import Wishart
+from mxfusion_mvn import InverseWishart, LKJCholesky, Wishart
 
 import numpy as np
 from scipy import special, stats

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from mxfusion_mvn import MultivariateNormal
-from mxfusion_mvn.inference.loops.record import TrainingStoppedWarning
+from mxfusion_mvn.inference import TrainingStoppedWarning
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import numpy as np

@@ -4,11 +4,11 @@
 from mxfusion_mvn import InverseWishart, MultivariateNormal
 from mxfusion_mvn.inference import (
     MAP,
+    LaplaceApproximation,
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
 )
-from mxfusion_mvn.inference.laplace.approximation import LaplaceApproximation
 from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
 
 import mxfusion.inference as host
