@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several examples do alike: read a table, fit a model, compare with a reference, set up a picture."""
+"""What several examples do alike: read the command line and a table, compare with a reference, set up a picture."""
 
 import argparse
 import csv
@@ -8,12 +8,19 @@ import warnings
 from pathlib import Path
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
-from mxfusion_mvn.inference import GradBasedInference
+import mxfusion_mvn  # noqa: F401
 
+import matplotlib
 import mxnet as mx
 import numpy as np
-from mxfusion.inference import MAP
-from quickstart_report import FAINT, INK, SETTINGS, plt
+from matplotlib.patches import Ellipse
+
+matplotlib.use("Agg")  # files only: it must also run where there is no screen
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+# MXFusion warns whenever an inference makes its parameters.
+warnings.filterwarnings("ignore", message="InferenceParameters has already been")
 
 __all__ = [
     "BLUE",
@@ -24,10 +31,11 @@ __all__ = [
     "NORMAL_90",
     "ORANGE",
     "SETTINGS",
+    "STYLES",
     "compare",
     "conclude",
     "double",
-    "fit",
+    "ellipse",
     "parse",
     "plt",
     "read_table",
@@ -37,6 +45,24 @@ DATA = Path(__file__).parent / "data"
 DTYPE = "float64"
 NORMAL_90 = 1.6448536269514722  # sd to either side of the mean that hold 90 % of a normal
 BLUE, ORANGE = "#0B5FA5", "#E66100"
+# Told apart by the colour-blind too, and by those who print in grey.
+STYLES = [("#E66100", "o"), ("#5D3A9B", "^"), ("#1A9B8C", "s")]
+INK, FAINT = "#222222", "#777777"
+SETTINGS = {
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 11.5,
+    "axes.linewidth": 0.7,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "text.color": INK,
+    "xtick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "xtick.labelsize": 9.5,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": INK,
+    "ytick.labelsize": 9.5,
+}
 LARGE = {**SETTINGS, "axes.linewidth": 0.8, "xtick.labelsize": 10, "ytick.labelsize": 10}  # for few, large panels
 
 
@@ -47,11 +73,11 @@ def parse(arguments, doc, name, iterations):
     :param arguments: list of words, or None for those of the process.
     :param doc: docstring of the example, whose first line describes it.
     :param name: of the example, and of its picture.
-    :param iterations: the default per learning rate.
+    :param iterations: the default.
     :returns: namespace of iterations and output.
     """
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    about = f"per learning rate (default: {iterations})"
+    about = f"steps of the optimizer (default: {iterations})"
     parser.add_argument("--iterations", type=int, default=iterations, help=about)
     parser.add_argument("--output", type=Path, default=Path(f"{name}.png"), help="the picture")
     return parser.parse_args(arguments)
@@ -73,27 +99,6 @@ def read_table(name, columns, kind=float):
 def double(array):
     """As an NDArray of float64, which ``mx.nd.array`` alone would make float32."""
     return mx.nd.array(array, dtype=DTYPE)
-
-
-def fit(model, iterations, learning_rates=(0.1, 0.02, 0.005, 0.001), **data):
-    """
-    MXFusion's MAP in float64, with ever smaller steps: each run goes on from where the last one ended.
-
-    :param model: Model.
-    :param iterations: per learning rate.
-    :param learning_rates: of Adam.
-    :param data: array of each observed variable, by its name in the model.
-    :returns: the values of the model's parameters, by their Variables.
-    """
-    data = {name: double(array) for name, array in data.items()}
-    inference = GradBasedInference(MAP(model=model, observed=[getattr(model, name) for name in data]), dtype=DTYPE)
-    with warnings.catch_warnings():
-        # MXFusion warns when an inference makes its parameters, and when a further run() keeps them.
-        for message in ("InferenceParameters has already been", "Trying to initialize the inference"):
-            warnings.filterwarnings("ignore", message=message)
-        for learning_rate in learning_rates:
-            inference.run(optimizer="adam", learning_rate=learning_rate, max_iter=iterations, **data)
-    return inference.params
 
 
 def compare(here, reference, bound, relative=False):
@@ -134,3 +139,16 @@ def conclude(deviations, picture, reference=None):
     if not good:
         print("The fit is not what it must be; try more --iterations.", file=sys.stderr)
     return 0 if good else 1
+
+
+def ellipse(centre, covariance, probability, **style):
+    """
+    The ellipse that holds this much of a bivariate normal.
+
+    The squared radius is chi-squared with 2 degrees of freedom, whose quantile is -2 log(1 - p).
+    """
+    variances, directions = np.linalg.eigh(covariance)
+    width, height = 2 * np.sqrt(-2 * np.log(1 - probability) * variances)
+    angle = np.degrees(np.arctan2(directions[1, 0], directions[0, 0]))
+    style.setdefault("facecolor", "none")
+    return Ellipse(centre, width, height, angle=angle, **style)

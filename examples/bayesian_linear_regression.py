@@ -33,17 +33,22 @@ from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import (
     MAP,
+    CompiledLoop,
+    GradBasedInference,
     LaplaceApproximation,
+    Plateau,
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
     unconstrained_gaussian,
 )
 
+import mxnet as mx
 import numpy as np
 from _common import BLUE, DTYPE, FAINT, INK, LARGE, NORMAL_90, ORANGE, compare, conclude, double, parse, plt
-from _variational import approximate, run
 from mxfusion import Model
+from mxfusion.inference import StochasticVariationalInference
+from mxnet.lr_scheduler import PolyScheduler
 
 try:
     from sklearn.datasets import load_diabetes
@@ -66,7 +71,7 @@ DIM = len(NAMES)
 PAIR = (4, 5)  # the weights that are drawn against each other
 PRIOR_VARIANCE = 1.0  # of the weights of measurements with variance 1, for a progression with variance 1
 RANKS = (1, 3)
-LEARNING_RATES = (0.1, 0.05, 0.05, 0.02, 0.005, 0.001)
+NUM_SAMPLES = 30  # draws for each gradient
 GREY, PURPLE = "#E2E2E2", "#5D3A9B"
 LOOKS = {"mean-field": (ORANGE, "o"), "rank 1": (PURPLE, "^"), "full rank": (BLUE, "s")}  # of those that are drawn
 REACH = np.sqrt(-2 * np.log(0.1))  # of the 90 % ellipses, in sd
@@ -99,6 +104,25 @@ def make_model(x, noise_variance):
     return model
 
 
+def approximate(model, posterior, y, iterations):
+    """The inference of a posterior, and the evidence lower bound it arrived at."""
+    mx.random.seed(1)
+    algorithm = StochasticVariationalInference(NUM_SAMPLES, model, posterior, [model.y])
+    loop = CompiledLoop(schedule=PolyScheduler(iterations, base_lr=0.1, final_lr=0.0002, pwr=3))
+    inference = GradBasedInference(algorithm, grad_loop=loop, dtype=DTYPE)
+    record = inference.run(y=y, max_iter=iterations)
+    # At the end the steps are small, and the bound changes only by the noise of the draws.
+    return inference, -record.loss[-max(1, iterations // 10) :].mean()
+
+
+def laplace_approximation(model, y):
+    """The Gaussian at the mode, to which MAP comes near and the approximation itself goes on."""
+    loop = CompiledLoop(stop=Plateau(window=25))
+    inference = GradBasedInference(MAP(model, [model.y]), grad_loop=loop, dtype=DTYPE)
+    inference.run(y=y, learning_rate=0.05, max_iter=1000)
+    return LaplaceApproximation(inference)
+
+
 def approximations(x, y, noise_variance, iterations):
     """All of them, {name: Gaussian}."""
     model = make_model(x, noise_variance)
@@ -111,11 +135,10 @@ def approximations(x, y, noise_variance, iterations):
 
     found = {}
     for name, posterior in posteriors.items():
-        inference, bound = approximate(model, posterior, iterations, LEARNING_RATES, y=y)
-        law = unconstrained_gaussian(inference, model.weights if name == "mean-field" else 0)
-        found[name] = Gaussian(law.mean.asnumpy(), law.covariance.asnumpy(), bound)
-    inference, _ = run(MAP(model, [model.y]), iterations, LEARNING_RATES, y=y)
-    laplace = LaplaceApproximation(inference)
+        inference, bound = approximate(model, posterior, y, iterations)
+        weights = unconstrained_gaussian(inference, model.weights if name == "mean-field" else 0)
+        found[name] = Gaussian(weights.mean.asnumpy(), weights.covariance.asnumpy(), bound)
+    laplace = laplace_approximation(model, y)
     found["Laplace"] = Gaussian(laplace.mean, laplace.covariance, laplace.log_evidence)
     return found
 
@@ -270,7 +293,7 @@ def title(axes, words, more):
 
 def main(arguments=None):
     """Approximate, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "bayesian_linear_regression", iterations=500)
+    options = parse(arguments, __doc__, "bayesian_linear_regression", iterations=3000)
     x, y = read_patients()
     noise_variance = residual_variance(x, y)
     exact = exact_posterior(x, y, noise_variance)

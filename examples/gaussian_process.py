@@ -23,14 +23,16 @@ import sys
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, MultivariateNormal
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.transformations import Positive
 
 import matplotlib.dates as mdates
 import mxnet as mx
 import numpy as np
-from _common import BLUE, DTYPE, INK, LARGE, NORMAL_90, ORANGE, compare, conclude, double, fit, parse, plt, read_table
+from _common import BLUE, DTYPE, INK, LARGE, NORMAL_90, ORANGE, compare, conclude, double, parse, plt, read_table
 from mxfusion import Model, Variable
 from mxfusion.components.distributions.gp.kernels import RBF, Matern52, White
+from mxnet.lr_scheduler import CosineScheduler
 
 try:
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -59,7 +61,7 @@ def fit_process(time, temperature, iterations):
 
     :param time: (N, 1), in weeks.
     :param temperature: (N,), with mean 0 and variance 1.
-    :param iterations: of the optimizer, per learning rate.
+    :param iterations: of the optimizer.
     :returns: the kernel of MXFusion and {name: NDArray (1,)}.
     """
     kernel = make_kernel()
@@ -68,8 +70,10 @@ def fit_process(time, temperature, iterations):
     model.covariance = kernel(model.time)
     model.temperature = MultivariateNormal(covariance=model.covariance, shape=temperature.shape, dtype=DTYPE)
 
-    parameters = fit(model, iterations, learning_rates=(0.2, 0.05, 0.01), time=time, temperature=temperature)
-    return kernel, {name: parameters[variable] for name, variable in kernel.parameters.items()}
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.2, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.time, model.temperature]), grad_loop=loop, dtype=DTYPE)
+    inference.run(time=time, temperature=temperature, max_iter=iterations)
+    return kernel, {name: inference.params[variable] for name, variable in kernel.parameters.items()}
 
 
 def log_likelihood(kernel, parameters, time, temperature):
@@ -173,7 +177,7 @@ def label_picture(figure, axes, day, hidden):
 
 def main(arguments=None):
     """Fit, predict, compare and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "gaussian_process", iterations=60)
+    options = parse(arguments, __doc__, "gaussian_process", iterations=200)
     dates, temperature = read_temperatures()
     hidden = (dates >= HIDDEN[0]) & (dates <= HIDDEN[1])
     centre, scale = temperature[~hidden].mean(), temperature[~hidden].std()

@@ -29,6 +29,7 @@ import sys
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, MultivariateNormal
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.transformations import Positive
 
 import numpy as np
@@ -43,12 +44,12 @@ from _common import (
     compare,
     conclude,
     double,
-    fit,
     parse,
     plt,
     read_table,
 )
 from mxfusion import Model, Variable
+from mxnet.lr_scheduler import CosineScheduler
 
 PUBLISHED_NOISE, PUBLISHED_STEP = 15099.0, 1469.1  # Durbin and Koopman, in (10^8 m^3)^2
 HORIZON = 10  # years to look ahead
@@ -67,9 +68,11 @@ def fit_variances(flow, iterations):
     covariance = model.noise_variance * constant(noise_pattern) + model.step_variance * constant(np.eye(size))
     model.difference = MultivariateNormal(covariance=covariance, shape=(size,), dtype=DTYPE)
 
-    parameters = fit(model, iterations, learning_rates=(0.1, 0.02, 0.005), difference=difference / scale)
-    noise = scale**2 * parameters[model.noise_variance].asscalar()
-    step = scale**2 * parameters[model.step_variance].asscalar()
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.1, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.difference]), grad_loop=loop, dtype=DTYPE)
+    inference.run(difference=difference / scale, max_iter=iterations)
+    noise = scale**2 * inference.params[model.noise_variance].asscalar()
+    step = scale**2 * inference.params[model.step_variance].asscalar()
     fitted = Gaussian(covariance=double(noise * noise_pattern + step * np.eye(size)))
     return noise, step, fitted.log_pdf(double(difference)).asscalar()
 
@@ -168,7 +171,7 @@ def label_picture(axes, fall, mean):
 
 def main(arguments=None):
     """Fit, smooth, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "kalman_smoothing", iterations=100)
+    options = parse(arguments, __doc__, "kalman_smoothing", iterations=250)
     years, flow = read_table("nile.csv", ["time", "value"]).T
     noise, step, log_likelihood = fit_variances(flow, options.iterations)
     level = level_given_flow(flow, noise, step, HORIZON)

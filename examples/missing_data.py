@@ -26,13 +26,15 @@ from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, MultivariateNormal
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.missing import PartlyObserved
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxnet as mx
 import numpy as np
-from _common import INK, NORMAL_90, SETTINGS, conclude, double, fit, parse, plt, read_table
+from _common import DTYPE, INK, NORMAL_90, SETTINGS, conclude, double, parse, plt, read_table
 from mxfusion import Model, Variable
+from mxnet.lr_scheduler import CosineScheduler
 
 COLUMNS = {
     "Ozone": ("ozone", "ppb^1/3"),
@@ -63,8 +65,11 @@ def fit_missing(x, iterations):
     model.mean = Variable(shape=(DIM,), initial_value=mx.nd.zeros(DIM))
     model.covariance = Variable(shape=(DIM, DIM), transformation=PositiveDefinite(), initial_value=mx.nd.eye(DIM))
     model.X = MultivariateNormal(mean=model.mean, covariance=model.covariance, shape=(model.N, DIM), missing=True)
-    parameters = fit(model, iterations, X=x)
-    return parameters[model.mean].asnumpy(), parameters[model.covariance].asnumpy()
+
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.1, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=loop, dtype=DTYPE)
+    inference.run(X=x, max_iter=iterations)
+    return inference.params[model.mean].asnumpy(), inference.params[model.covariance].asnumpy()
 
 
 def expectation_maximisation(x, tolerance=1e-12):
@@ -249,7 +254,7 @@ def title(axes, words):
 
 def main(arguments=None):
     """Fit, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "missing_data", iterations=150)
+    options = parse(arguments, __doc__, "missing_data", iterations=300)
     mx.random.seed(1)
 
     measured = read_table("airquality.csv", COLUMNS)

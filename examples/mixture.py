@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, GaussianMixture, mixture
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.transformations import PositiveDefinite, Simplex
 
 import numpy as np
-from _common import FAINT, INK, SETTINGS, conclude, double, fit, parse, plt, read_table
+from _common import DTYPE, FAINT, INK, SETTINGS, conclude, double, parse, plt, read_table
 from matplotlib.colors import LinearSegmentedColormap
 from mxfusion import Model, Variable
+from mxnet.lr_scheduler import CosineScheduler
 
 SHORT, LONG = "#E66100", "#5D3A9B"
 # Between the two the colour is pale, so that an eruption that could be either stands out.
@@ -78,8 +80,11 @@ def fit_mixture(x, iterations):
     start = double(np.broadcast_to(0.5 * np.eye(2), (2, 2, 2)))
     model.covariances = Variable(shape=(2, 2, 2), transformation=PositiveDefinite(), initial_value=start)
     model.X = GaussianMixture(model.weights, model.means, covariance=model.covariances, shape=(model.N, 2))
-    parameters = fit(model, iterations, X=x)
-    return Mixture(*(parameters[v].asnumpy() for v in (model.weights, model.means, model.covariances)))
+
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.1, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=loop, dtype=DTYPE)
+    inference.run(X=x, max_iter=iterations)
+    return Mixture(*(inference.params[v].asnumpy() for v in (model.weights, model.means, model.covariances)))
 
 
 def fit_by_sklearn(x):
@@ -192,7 +197,7 @@ def title(axes, words):
 
 def main(arguments=None):
     """Fit, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "mixture", iterations=150)
+    options = parse(arguments, __doc__, "mixture", iterations=300)
     data = read_table("faithful.csv", ["eruptions", "waiting"])
     centre, scale = data.mean(axis=0), data.std(axis=0)
     x = (data - centre) / scale

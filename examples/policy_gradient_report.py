@@ -4,8 +4,8 @@
 from itertools import cycle
 
 import numpy as np
+from _common import FAINT, INK, SETTINGS, ellipse, plt
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
-from quickstart_report import FAINT, INK, SETTINGS, ellipse, plt
 
 COLOURS = ["#E66100", "#5D3A9B", "#1A9B8C", "#D4A017", "#3A6FB0"]
 PATH_STEPS = 16  # later the ship only trembles

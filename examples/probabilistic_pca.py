@@ -29,14 +29,15 @@ from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import Gaussian, LowRankMultivariateNormal
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.transformations import Positive
 
 import mxnet as mx
 import numpy as np
-from _common import BLUE, DTYPE, FAINT, INK, LARGE, compare, conclude, double, fit, parse, plt, read_table
+from _common import BLUE, DTYPE, FAINT, INK, LARGE, STYLES, compare, conclude, double, parse, plt, read_table
 from matplotlib.patches import Ellipse
 from mxfusion import Model, Variable
-from quickstart_report import STYLES
+from mxnet.lr_scheduler import CosineScheduler
 
 COLUMNS = {
     "bill_len": "bill length",
@@ -76,8 +77,10 @@ def fit_factors(x, iterations):
         mean=model.mean, factor=model.factor, diagonal=model.noise_variance, shape=(model.N, DIM), dtype=DTYPE
     )
 
-    parameters = fit(model, iterations, learning_rates=(0.1, 0.02, 0.005), x=x)
-    mean, factor, noise_variance = (parameters[v] for v in (model.mean, model.factor, model.noise_variance))
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.1, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.x]), grad_loop=loop, dtype=DTYPE)
+    inference.run(x=x, max_iter=iterations)
+    mean, factor, noise_variance = (inference.params[v] for v in (model.mean, model.factor, model.noise_variance))
     fitted = Gaussian(mean, factor=factor, diagonal=noise_variance.broadcast_to((DIM,)))
     log_likelihood = fitted.log_pdf(double(x)).sum().asscalar()
     return Fit(mean.asnumpy(), factor.asnumpy(), noise_variance.asscalar(), log_likelihood)
@@ -196,7 +199,7 @@ def draw_eigenvalues(axes, found, eigenvalues):
 
 def main(arguments=None):
     """Fit, compare and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "probabilistic_pca", iterations=150)
+    options = parse(arguments, __doc__, "probabilistic_pca", iterations=300)
     mx.random.seed(1)
 
     species, measured = read_penguins()

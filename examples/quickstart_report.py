@@ -1,33 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the quickstart shows: a table, and a picture. Nothing here knows of MXFusion."""
 
-import matplotlib
+import numpy as np
+from _common import INK, SETTINGS, STYLES, ellipse, plt
+from matplotlib.ticker import MaxNLocator
 
-matplotlib.use("Agg")  # files only: it must also run where there is no screen
-
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.patches import Ellipse  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
-
-# Told apart by the colour-blind too, and by those who print in grey.
-STYLES = [("#E66100", "o"), ("#5D3A9B", "^"), ("#1A9B8C", "s")]
-INK, FAINT = "#222222", "#777777"
-SETTINGS = {
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.labelsize": 11.5,
-    "axes.linewidth": 0.7,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "text.color": INK,
-    "xtick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "xtick.labelsize": 9.5,
-    "ytick.color": FAINT,
-    "ytick.labelcolor": INK,
-    "ytick.labelsize": 9.5,
-}
 POSTERIOR_PAIR = (2, 3)  # the measurements whose posterior is shown
 REACH = np.sqrt(-2 * np.log(0.05))  # of the 95 % ellipses from the mean, in sd
 MARGIN = 0.03
@@ -152,19 +129,6 @@ def draw_posteriors(axes, labels, fits, exacts):
     axes.text(0, 1.21, "How well each mean is known", transform=axes.transAxes, size=13, weight="bold")
     key = "95 % of the posterior, around its exact centre:\nvariational (colour), exact (dashed)"
     axes.text(0, 1.04, key, transform=axes.transAxes, size=9.5, linespacing=1.4)
-
-
-def ellipse(centre, covariance, probability, **style):
-    """
-    The ellipse that holds this much of a bivariate normal.
-
-    The squared radius is chi-squared with 2 degrees of freedom, whose quantile is -2 log(1 - p).
-    """
-    variances, directions = np.linalg.eigh(covariance)
-    width, height = 2 * np.sqrt(-2 * np.log(1 - probability) * variances)
-    angle = np.degrees(np.arctan2(directions[1, 0], directions[0, 0]))
-    style.setdefault("facecolor", "none")
-    return Ellipse(centre, width, height, angle=angle, **style)
 
 
 def label_sides(axes, labels, row, column):

@@ -38,13 +38,15 @@ from typing import NamedTuple
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import LKJCholesky, MultivariateNormal
 from mxfusion_mvn.functions import linear, scale_rows
-from mxfusion_mvn.inference import create_Gaussian_fullrank, summary
+from mxfusion_mvn.inference import CompiledLoop, GradBasedInference, create_Gaussian_fullrank, summary
 
+import mxnet as mx
 import numpy as np
 from _common import BLUE, DTYPE, FAINT, INK, LARGE, ORANGE, compare, conclude, double, parse, plt, read_table
-from _variational import approximate
 from mxfusion import Model
 from mxfusion.components.distributions import Gamma
+from mxfusion.inference import StochasticVariationalInference
+from mxnet.lr_scheduler import CosineScheduler
 
 FIXED, REST = ("intercept", "slope"), ("sd of intercepts", "sd of slopes", "noise sd", "correlation")
 # The name of each in the summary, and the unit in which it is of order 1: 100 ms, and 100 ms in ten days.
@@ -64,7 +66,7 @@ PRIOR_SD = 100.0  # of beta: next to nothing is known
 RANGES = ((0.04, 1.0), (0.15, 2.0), (0.19, 0.36))  # of deviations and noise sd; all else is too improbable to matter
 TURN = 2.1  # correlations from -tanh to tanh of this
 GRID_SIZE = 20  # points in each direction
-LEARNING_RATES = (0.05, 0.02, 0.02, 0.01, 0.005, 0.001)
+NUM_SAMPLES = 30  # draws for each gradient
 SHOWN = (335, 337, 308, 370, 309, 330)  # persons
 KEY = {"○ fitted alone": ORANGE, "● in a mixed model": BLUE, "+ everybody": INK}
 NUM_DRAWS = 20000  # from the approximate posterior
@@ -113,7 +115,13 @@ def approximate_posterior(days, reaction, iterations):
     model = make_model(np.tile(days / 10, number), np.repeat(np.arange(number), size))
     # The gradient loses its noise where the approximation is exact.
     posterior = create_Gaussian_fullrank(model, [model.y], dtype=DTYPE, entropy="sticking_the_landing")
-    inference, bound = approximate(model, posterior, iterations, LEARNING_RATES, y=reaction.reshape(-1, 1) / 100)
+    algorithm = StochasticVariationalInference(NUM_SAMPLES, model, posterior, [model.y])
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.05, final_lr=0.0005))
+    inference = GradBasedInference(algorithm, grad_loop=loop, dtype=DTYPE)
+    mx.random.seed(1)
+    record = inference.run(y=reaction.reshape(-1, 1) / 100, max_iter=iterations)
+    # At the end the steps are small, and the bound changes only by the noise of the draws.
+    bound = -record.loss[-max(1, iterations // 10) :].mean()
 
     table = summary(inference, NUM_DRAWS)
     rows = {name: (table[row], unit) for name, (row, unit) in PARAMETERS.items()}
@@ -327,7 +335,7 @@ def read_reaction_times():
 
 def main(arguments=None):
     """Approximate, compare and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "random_effects", iterations=500)
+    options = parse(arguments, __doc__, "random_effects", iterations=3000)
     days, names, reaction = read_reaction_times()
     lines = fit_lines(days, reaction)
     classical, errors = restricted_maximum_likelihood(lines)

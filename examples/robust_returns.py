@@ -24,12 +24,14 @@ from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
 from mxfusion_mvn import MultivariateNormal, MultivariateStudentT
+from mxfusion_mvn.inference import MAP, CompiledLoop, GradBasedInference
 from mxfusion_mvn.transformations import Positive, PositiveDefinite
 
 import mxnet as mx
 import numpy as np
-from _common import FAINT, INK, SETTINGS, conclude, double, fit, parse, plt, read_table
+from _common import DTYPE, FAINT, INK, SETTINGS, conclude, double, parse, plt, read_table
 from mxfusion import Model, Variable
+from mxnet.lr_scheduler import CosineScheduler
 
 MARKETS = {"DAX": "Germany", "SMI": "Switzerland", "CAC": "France", "FTSE": "Britain"}
 DIM = len(MARKETS)
@@ -62,7 +64,7 @@ def learn(student, returns, held_out, iterations):
     :param student: whether it is the Student t.
     :param returns: what it is fitted to, (N, 4).
     :param held_out: further returns, (M, 4).
-    :param iterations: per learning rate.
+    :param iterations: of the optimizer.
     :returns: :class:`Fit`, and the log density of each day held out, (M,).
     """
     model = Model()
@@ -74,7 +76,11 @@ def learn(student, returns, held_out, iterations):
         model.X = MultivariateStudentT(model.freedom, model.mean, covariance=model.scale, shape=(model.N, DIM))
     else:
         model.X = MultivariateNormal(model.mean, covariance=model.scale, shape=(model.N, DIM))
-    parameters = fit(model, iterations, X=returns)
+
+    loop = CompiledLoop(schedule=CosineScheduler(iterations, base_lr=0.1, final_lr=0.001))
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=loop, dtype=DTYPE)
+    inference.run(X=returns, max_iter=iterations)
+    parameters = inference.params
 
     freedom = float(parameters[model.freedom].asscalar()) if student else np.inf
     found = Fit(freedom, parameters[model.mean].asnumpy(), parameters[model.scale].asnumpy())
@@ -266,7 +272,7 @@ def title(axes, words):
 
 def main(arguments=None):
     """Fit, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "robust_returns", iterations=150)
+    options = parse(arguments, __doc__, "robust_returns", iterations=300)
     returns = 100 * np.diff(np.log(read_table("eustockmarkets.csv", MARKETS)), axis=0)
     training, held_out = returns[:NUM_TRAINING], returns[NUM_TRAINING:]
 

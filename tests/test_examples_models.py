@@ -22,7 +22,7 @@ def outputs(tmp_path_factory):
     def output(name):
         if name not in printed:
             folder = tmp_path_factory.mktemp(name)
-            process = run_example(name, folder, "--iterations", "50")
+            process = run_example(name, folder, "--iterations", "250")
             assert process.returncode == 0, process.stdout + process.stderr
             assert "Warning" not in process.stderr  # as MXFusion gives at every run()
             assert f"The picture is in {(folder / name).resolve()}.png" in process.stdout
