@@ -44,8 +44,6 @@ format: $(VENV)/installed-dev
 
 # `make bench options=--quick` takes a few minutes and writes nothing.
 bench: $(VENV)/installed-test $(VENV)/peers/installed
-	OMP_NUM_THREADS=1 $(python) -W ignore benchmarks/against_host.py
-	OMP_NUM_THREADS=1 $(python) -W ignore benchmarks/missing_entries.py
 	$(python) -W ignore benchmarks/speed.py $(VENV)/peers/bin/python $(options)
 
 accuracy: $(VENV)/installed-test $(VENV)/peers/installed

@@ -7,10 +7,10 @@ The model, the posterior and the optimizer are the same in both; so is what is r
 import contextlib
 import time
 
+from mxfusion_mvn import MultivariateNormal
 from mxfusion_mvn.compiler.evaluation import Evaluations
 from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference import MAP, CompiledLoop, create_Gaussian_fullrank, create_Gaussian_meanfield
-from mxfusion_mvn.totals.summed import total_log_pdf
 from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxfusion.components.distributions as host
@@ -139,9 +139,13 @@ class Density:
         parameters = {name: _parameter(name, arrays[name]) for name in ("mean", "covariance")}
         x = arrays["x"]
         x = mx.nd.array(x.reshape(-1, x.shape[-1]), dtype=x.dtype)
+        inputs = {name: Variable(shape=parameter.shape) for name, parameter in parameters.items()}
+        factor = MultivariateNormal(**inputs, shape=x.shape).factor
 
         def objective(_, x):
-            total = total_log_pdf(x, **{name: parameter.data() for name, parameter in parameters.items()})
+            arrays = {inputs[name].uuid: parameter.data() for name, parameter in parameters.items()}
+            arrays[factor.outputs[0][1].uuid] = x
+            total = factor.total_log_pdf(mx.nd, {uuid: array.expand_dims(0) for uuid, array in arrays.items()})
             return total, total
 
         evaluations = Evaluations(

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # On Python 3.12 MXNet can only be imported by way of this package, so it comes before mxnet.
-from mxfusion_mvn import Gaussian, gaussian
+from mxfusion_mvn import Gaussian
 from mxfusion_mvn.gluon import MultivariateNormalHead
 
 import mxnet as mx
@@ -126,8 +126,9 @@ class Act(HybridBlock):
     def hybrid_forward(self, F, state, noise):
         """The action for standard normals (..., 2), and its log density (...)."""
         mean, scale_tril = self.policy(state)
-        action = gaussian.draw_samples(noise, mean, scale_tril=scale_tril)
-        return action, gaussian.log_pdf(action, mean, scale_tril=scale_tril)
+        actions = Gaussian(mean, scale_tril=scale_tril)
+        action = actions.draw_samples(noise=noise)
+        return action, actions.log_pdf(action)
 
 
 class Surrogate(HybridBlock):
@@ -141,7 +142,7 @@ class Surrogate(HybridBlock):
     def hybrid_forward(self, F, state, action, advantage):
         """The mean of log p(action|state) times what the action cost more than was to be expected."""
         mean, scale_tril = self.policy(state)
-        return F.mean(advantage * gaussian.log_pdf(action, mean, scale_tril=scale_tril))
+        return F.mean(advantage * Gaussian(mean, scale_tril=scale_tril).log_pdf(action))
 
 
 def train(seed, iterations, examine):

@@ -9,6 +9,7 @@ Everything is differentiable, and the same for NDArrays and for Symbols inside a
 broadcast their leading axes from the right; those of Symbols must be equal, for a Symbol has no shape.
 """
 
+import functools
 import math
 import numbers
 
@@ -16,7 +17,7 @@ from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import RAISE
 from mxfusion_mvn.linalg.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
-from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
+from mxfusion_mvn.linalg.density import LOG_2PI, log_density, normaliser, plus_rank
 from mxfusion_mvn.structures import forms, pairs
 
 import mxnet as mx
@@ -39,7 +40,7 @@ class Gaussian:
     :param diagonal: (B'..., D).
     :param on_failure: what to do with a matrix that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`;
         None not to look at any value, nor to wait for the factorisation. A structure has its own; beside it, give None
-        or nothing.
+        or leave it at the default, ``OnFailure("raise")``.
     :raises ValueError: unless Sigma is given in exactly one way; for types, dtypes and shapes that do not fit; for a
         matrix that is not symmetric. The last is not looked at while ``autograd.record()`` is on, nor of a matrix that
         has a gradient attached.
@@ -72,9 +73,20 @@ class Gaussian:
         )
         self.mean = self._as_mean(mean)
         if namespace(self.mean) is mx.nd:
-            self._leading = self.structure.leading()
             self._check_leading(mean=self.mean.shape)
-            self._leading = broadcast_shapes(self.mean.shape[:-1], self._leading)
+
+    @classmethod
+    def _of(cls, mean, structure):
+        """
+        The Gaussian of a mean and a covariance that are known to fit: nothing is checked.
+
+        :param mean: NDArray or Symbol (B..., D) or (B..., 1).
+        :param structure: a :class:`~mxfusion_mvn.structures.Structure`.
+        :returns: a :class:`Gaussian`.
+        """
+        gaussian = cls.__new__(cls)
+        gaussian.mean, gaussian.structure = mean, structure
+        return gaussian
 
     def __repr__(self):
         mean = "Symbol" if namespace(self.mean) is mx.sym else self.mean.shape
@@ -105,10 +117,17 @@ class Gaussian:
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes of value, mean and covariance; (1,) where there are none.
         """
-        value = self._as_vector("value", value, self._dim())
+        return self._log_pdf(self._as_vector("value", value, self._dim()))
+
+    def _log_pdf(self, value):
+        """As :meth:`log_pdf`, of an array that is known to fit."""
         if _is_widened(self):
-            return self._widened().log_pdf(value.astype("float64")).astype("float32")
-        return _log_pdf(subtract(value, self.mean), self.structure)
+            return self._widened()._log_pdf(value.astype("float64")).astype("float32")
+        residual, structure = subtract(value, self.mean), self.structure.for_one_computation()
+        constants = normaliser(structure.log_det(), structure.rank())
+        log_pdf = log_density(structure.distance(residual), constants)
+        off_support = structure.off_support(residual)
+        return log_pdf if off_support is None else subtract(log_pdf, off_support)
 
     def mahalanobis(self, value):
         """
@@ -142,6 +161,10 @@ class Gaussian:
         else:
             dim = self._dim()
             noise = self._as_vector("noise", noise, dim and self.structure.noise_size(dim))
+        return self._color(noise)
+
+    def _color(self, noise):
+        """Draws from an array of noise that is known to fit."""
         return add(self.structure.color(noise), self.mean)
 
     def entropy(self):
@@ -167,7 +190,7 @@ class Gaussian:
         self._check_other(other)
         if _is_widened(self, other):
             return self._widened().kl_divergence(other._widened()).astype("float32")
-        return pairs.kl_divergence(subtract(self.mean, other.mean), self.structure, other.structure)
+        return pairs.kl_divergence(self._difference(other), self.structure, other.structure)
 
     def marginal(self, index, rest=None):
         """
@@ -184,7 +207,7 @@ class Gaussian:
             structure = self.structure.in_float64().marginal(index, rest).cast("float32")
         else:
             structure = self.structure.marginal(index, rest)
-        return Gaussian(mean, structure, on_failure=None)
+        return Gaussian._of(mean, structure)
 
     def condition(self, index, value, rest=None):
         """
@@ -205,7 +228,7 @@ class Gaussian:
         mean = self._full_mean()
         regression, structure = self.structure.condition(index, rest)
         shift = regression(subtract(value, linalg.take(mean, index, axis=-1)))
-        return Gaussian(add(linalg.take(mean, rest, axis=-1), shift), structure, on_failure=None)
+        return Gaussian._of(add(linalg.take(mean, rest, axis=-1), shift), structure)
 
     def affine(self, matrix, offset=0.0):
         """
@@ -233,7 +256,7 @@ class Gaussian:
         structure = pairs.dense_like(self.structure, linalg.outer_square(root))
         if dim is not None and matrix.shape[-2] > dim and isinstance(structure, structures.Dense):
             structure = structures.Singular(structure.covariance, rank=dim)
-        return Gaussian(mean, structure, on_failure=None)
+        return Gaussian._of(mean, structure)
 
     def product(self, other):
         """
@@ -253,9 +276,8 @@ class Gaussian:
             return both._narrowed(), log_constant.astype("float32")
         if pairs.is_singular(other.structure) or pairs.is_wider(self.structure, other.structure):
             self, other = other, self
-        difference = subtract(other.mean, self.mean)
-        shift, structure, log_constant = pairs.product(difference, self.structure, other.structure)
-        return Gaussian(add(self.mean, shift), structure, on_failure=None), log_constant
+        shift, structure, log_constant = pairs.product(other._difference(self), self.structure, other.structure)
+        return Gaussian._of(add(self.mean, shift), structure), log_constant
 
     def credible_radius(self, probability):
         """
@@ -309,10 +331,10 @@ class Gaussian:
         """The same in float64, where each power of ten of the condition number does not cost a digit of seven."""
         if not autograd.is_recording():
             self.structure.log_det()  # a matrix that float32 takes for indefinite is so for every method
-        return Gaussian(self.mean.astype("float64"), self.structure.in_float64(), on_failure=None)
+        return Gaussian._of(self.mean.astype("float64"), self.structure.in_float64())
 
     def _narrowed(self):
-        return Gaussian(self.mean.astype("float32"), self.structure.cast("float32"), on_failure=None)
+        return Gaussian._of(self.mean.astype("float32"), self.structure.cast("float32"))
 
     def _noise(self, num_samples):
         if namespace(self.mean) is mx.sym:
@@ -355,12 +377,15 @@ class Gaussian:
             self._check_leading(**{name: value.shape})
         return value
 
+    @functools.cached_property
+    def _leading(self):
+        """The leading axes B... of NDArrays, those of mean and covariance together."""
+        return broadcast_shapes(self.mean.shape[:-1], self.structure.leading())
+
     def _check_leading(self, event_axes=1, **argument):
-        """Refuse an argument, its shape by its name, whose leading axes do not broadcast with what is here."""
+        """Refuse an argument, its shape by its name, whose leading axes do not broadcast with those of the others."""
         ((name, shape),) = argument.items()
         own = shape[: len(shape) - event_axes]
-        if own == self._leading or do_broadcast(own, self._leading):
-            return
         held = {"mean": (self.mean.shape[:-1], 1), "covariance": (self.structure.leading(), 2)}
         for other, (leading, axes) in held.items():
             if other != name and not do_broadcast(own, leading):
@@ -378,6 +403,10 @@ class Gaussian:
             return self.mean
         return self.mean.broadcast_axes(axis=self.mean.ndim - 1, size=dim)
 
+    def _difference(self, other):
+        """The mean minus that of another, (B..., D)."""
+        return subtract(self._full_mean(), other.mean)
+
     def _check_other(self, other):
         if not isinstance(other, Gaussian):
             arguments.refuse("other", f"a {type(other).__name__}", "a Gaussian", "Write Gaussian(mean, ...).")
@@ -389,51 +418,6 @@ class Gaussian:
             self._check_leading(event_axes=2, other=other.structure.leading() + (self._dim(),) * 2)
 
 
-def log_pdf(value, mean=0.0, **covariance):
-    """
-    Log density of a Gaussian, for use inside a ``hybrid_forward``.
-
-    :param value: (B..., D).
-    :param mean: as in :class:`Gaussian`.
-    :param covariance: one of the forms of :class:`Gaussian`, by name.
-    :returns: (B...).
-    """
-    return Gaussian(mean, **covariance).log_pdf(value)
-
-
-def draw_samples(noise, mean=0.0, **covariance):
-    """
-    Reparametrised draws of a Gaussian, for use inside a ``hybrid_forward``.
-
-    :param noise: standard normals (B..., D), for low rank (B..., r + D).
-    :param mean: as in :class:`Gaussian`.
-    :param covariance: one of the forms of :class:`Gaussian`, by name.
-    :returns: (B..., D).
-    """
-    return Gaussian(mean, **covariance).draw_samples(noise=noise)
-
-
-def entropy(**covariance):
-    """
-    Differential entropy of a Gaussian in nats, whatever its mean.
-
-    :param covariance: one of the forms of :class:`Gaussian`, by name.
-    :returns: (B...), (1,) for a single covariance.
-    """
-    return Gaussian(**covariance).entropy()
-
-
-def kl_divergence(p, q):
-    """
-    Kullback-Leibler divergence KL(p || q) in nats.
-
-    :param p: a :class:`Gaussian`.
-    :param q: a :class:`Gaussian` over the same space.
-    :returns: the broadcast of all leading axes.
-    """
-    return p.kl_divergence(q)
-
-
 def _is_widened(*gaussians):
     """Whether to compute in float64: not while training, unless digits would be lost, nor what may be repaired."""
     for gaussian in gaussians:
@@ -443,11 +427,3 @@ def _is_widened(*gaussians):
     if autograd.is_recording() and not any(structure.trains_in_float64() for structure in parts):
         return False
     return not any(pairs.is_singular(structure) or structure.may_be_repaired() for structure in parts)
-
-
-def _log_pdf(residual, structure):
-    structure = structure.for_one_computation()
-    normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
-    log_pdf = -0.5 * add(structure.distance(residual), normaliser)
-    off_support = structure.off_support(residual)
-    return log_pdf if off_support is None else subtract(log_pdf, off_support)

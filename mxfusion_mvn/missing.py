@@ -25,9 +25,10 @@ from numbers import Integral
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import RAISE, OnFailure, factor
-from mxfusion_mvn.gaussian import LOG_2PI, Gaussian
+from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace
+from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.structures.pairs import is_singular
 from mxfusion_mvn.totals.patterns import after, chunks, codes, largest_chunk, masked_covariance, masked_factor
 
@@ -125,9 +126,8 @@ class PartlyObserved:
             residual = rows
         flat = _flat(blocks, len(rows))
         whitened = linalg.solve_lower(flat, _flat(residual, len(rows)))
-        normaliser = mx.nd.broadcast_add(2 * linalg.log_abs_det(blocks), LOG_2PI * mx.nd.sum(masks, axis=-1))
-        squares = mx.nd.sum(mx.nd.square(whitened), axis=-1).reshape(rows.shape[:-1])
-        log_pdf = -0.5 * mx.nd.broadcast_add(squares, normaliser.expand_dims(-1))
+        constants = normaliser(2 * linalg.log_abs_det(blocks), mx.nd.sum(masks, axis=-1))
+        log_pdf = log_density(linalg.squared_norm(whitened).reshape(rows.shape[:-1]), constants.expand_dims(-1))
         if not is_short or not (is_differentiated(rows) or is_differentiated(covariance)):
             return log_pdf, []
         solved = linalg.solve_upper(flat, whitened).reshape(rows.shape)

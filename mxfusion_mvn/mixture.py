@@ -111,7 +111,7 @@ def _widened(value, weights, components):
 def _log_ratios(value, weights, components):
     """l_k / c (B..., K), up to a term that the components share, and c >= 1 (B..., 1), which keeps it finite."""
     structure = components.structure.for_one_computation()
-    value, mean = value.expand_dims(-2), components.mean
+    value, mean = value.expand_dims(-2), components._full_mean()
     joint = constant(add(Gaussian(mean, structure).log_pdf(value), mx.nd.log(weights)))
     # MXNet gives the position in a single vector an axis of its own.
     is_nearest = mx.nd.one_hot(mx.nd.argmax(joint, axis=-1), joint.shape[-1], dtype=joint.dtype)

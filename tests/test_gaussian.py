@@ -3,8 +3,7 @@
 
 import sys
 
-from mxfusion_mvn import Gaussian, structures
-from mxfusion_mvn import gaussian as functions
+from mxfusion_mvn import Gaussian, linalg, structures
 
 import mxnet as mx
 import numpy as np
@@ -153,24 +152,17 @@ DENSE = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_forms_and_plain_functions(form, dtype, rng):
+def test_forms(form, dtype, rng):
     given = round_to(dtype, FORMS[form](rng))
     arrays = {name: nd(value, dtype) for name, value in given.items()}
     mean, value = round_to(dtype, {"mean": rng.normal(size=3), "value": rng.normal(size=(5, 3))}).values()
     exact = DenseGaussian(mean, DENSE[form](**given))
     p = Gaussian(nd(mean, dtype), **arrays)
     assert_close(p.log_pdf(nd(value, dtype)), exact.log_pdf(value), **TOLERANCE[dtype])
-    assert_close(
-        functions.log_pdf(nd(value, dtype), nd(mean, dtype), **arrays), exact.log_pdf(value), **TOLERANCE[dtype]
-    )
-    noise = mx.nd.ones((2, p.structure.noise_size(3)), dtype=dtype)
-    assert_close(
-        functions.draw_samples(noise, nd(mean, dtype), **arrays), p.draw_samples(noise=noise).asnumpy(), rtol=0
-    )
-    assert_close(functions.entropy(**arrays), [exact.entropy()], **TOLERANCE[dtype])
+    assert_close(p.entropy(), [exact.entropy()], **TOLERANCE[dtype])
     q = Gaussian(nd(value[0], dtype), **arrays)
     expected = exact.kl_divergence(DenseGaussian(value[0], exact.covariance))
-    assert_close(functions.kl_divergence(p, q), [expected], **TOLERANCE[dtype])
+    assert_close(p.kl_divergence(q), [expected], **TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -326,3 +318,24 @@ def test_a_trained_matrix_is_factored_once_in_one_density(form, monkeypatch):
         with mx.autograd.record():
             gaussian.log_pdf(mx.nd.ones((5, 3))).sum().backward()
     assert factored == [(3, 3)] * 2
+
+
+@pytest.mark.parametrize("leading", [(), (3,)])
+@pytest.mark.parametrize("name", [name for name in REGULAR if "singular" not in name])
+def test_two_means_of_one_entry_each(name, leading, dtype, rng):
+    """The same mean in all entries, of both: their difference has one entry, too."""
+    case = CASES[name]
+    parameters = round_to(dtype, case.arrays(rng, (), DIM))
+    means = round_to(dtype, {of: rng.normal(size=leading + (1,)) for of in "pq"})
+    p, q = (
+        Gaussian(nd(m, dtype), case.build(**{k: nd(a, dtype) for k, a in parameters.items()})) for m in means.values()
+    )
+    covariance = case.dense(**parameters)
+    full = [np.broadcast_to(mean, leading + (DIM,)).reshape(-1, DIM) for mean in means.values()]
+    pairs = [(DenseGaussian(a, covariance), DenseGaussian(b, covariance)) for a, b in zip(*full)]
+    expected = np.array([a.kl_divergence(b) for a, b in pairs]).reshape(leading or (1,))
+    assert_close(p.kl_divergence(q), expected, **TOLERANCE[dtype])
+    both, log_constant = p.product(q)
+    constants = [oracles.log_pdf(a.mean, b.mean, a.covariance + b.covariance) for a, b in pairs]
+    assert_close(log_constant, np.reshape(constants, leading or (1,)), **TOLERANCE[dtype])
+    assert_close(both.mean, ((full[0] + full[1]) / 2).reshape(leading + (DIM,)), **TOLERANCE[dtype])

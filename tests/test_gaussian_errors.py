@@ -7,7 +7,9 @@ import mxnet as mx
 import numpy as np
 import pytest
 
+from helpers.gaussian_cases import DIM
 from helpers.host import nd
+from helpers.structure_cases import CASES, REGULAR
 
 EYE, ZEROS = mx.nd.eye(3), mx.nd.zeros(3)
 P = Gaussian(ZEROS, EYE)
@@ -42,10 +44,6 @@ ERRORS = [
     (
         lambda: Gaussian(ZEROS, factor=EYE, diagonal=mx.nd.ones(3, dtype="float64")),
         "`diagonal`: got dtype float64; expected float32, as the other arrays. Convert it with .astype",
-    ),
-    (
-        lambda: Gaussian(ZEROS, structures.Dense(EYE), on_failure=OnFailure("jitter")),
-        "`on_failure`: got a policy beside a structure; .* Give the policy to the structure",
     ),
     (lambda: Gaussian(mx.nd.zeros(4), EYE), r"`mean`: got shape \(4,\); expected \(..., 3\)"),
     (lambda: Gaussian([0.0, 0.0], EYE), r"`mean`: got shape \(2,\); expected \(..., 3\)"),
@@ -105,6 +103,19 @@ def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
     mx.nd.waitall()
+
+
+@pytest.mark.parametrize("policy", [None, OnFailure(), OnFailure("raise")], ids=["none", "default", "raise"])
+@pytest.mark.parametrize("case", REGULAR)
+def test_policy_that_repairs_nothing_beside_a_structure(case, policy, rng):
+    structure = CASES[case].build(**{name: nd(array) for name, array in CASES[case].arrays(rng, (), DIM).items()})
+    assert Gaussian(covariance=structure, on_failure=policy).structure is structure
+
+
+@pytest.mark.parametrize("action", ["jitter", "project"])
+def test_policy_that_repairs_beside_a_structure_is_refused(action):
+    with pytest.raises(ValueError, match="`on_failure`: got a policy beside a structure; .* Give the policy to the st"):
+        Gaussian(ZEROS, structures.Dense(EYE), on_failure=OnFailure(action))
 
 
 NOT_POSITIVE = [

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gradients of the methods of a Gaussian equal central differences, for every structure."""
 
-from mxfusion_mvn import Gaussian, structures
-from mxfusion_mvn import gaussian as functions
+from mxfusion_mvn import Gaussian, linalg, structures
 
 import mxnet as mx
 import numpy as np
@@ -86,7 +85,7 @@ def draws(p, noise):
     if not isinstance(p.structure, structures.Singular):
         return p.draw_samples(noise=noise)
     rows = [p.draw_samples(noise=nd(row)) - p.mean for row in np.eye(DIM)]
-    return functions.linalg.outer_square(mx.nd.stack(*rows, axis=-1))
+    return linalg.outer_square(mx.nd.stack(*rows, axis=-1))
 
 
 @pytest.mark.parametrize("leading", ["shared matrix", "shared mean"])

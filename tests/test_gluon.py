@@ -3,7 +3,7 @@
 
 import math
 
-from mxfusion_mvn import gaussian
+from mxfusion_mvn import Gaussian
 from mxfusion_mvn.gluon import MultivariateNormalHead
 
 import mxnet as mx
@@ -29,7 +29,7 @@ class Density(HybridBlock):
 
     def hybrid_forward(self, F, features, target):
         mean, scale_tril = self.head(features)
-        return gaussian.log_pdf(target, mean, scale_tril=scale_tril)
+        return Gaussian(mean, scale_tril=scale_tril).log_pdf(target)
 
 
 def make_head(rng, dim, dtype="float64", size=1.0, **arguments):

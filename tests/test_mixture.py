@@ -142,6 +142,19 @@ def test_responsibilities_have_the_leading_axes_of_the_value(count, leading, dty
     assert_close(got, np.exp(terms - logsumexp(terms, axis=-1, keepdims=True)), **TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("form", ["covariance", "precision", "scale_tril"])
+def test_responsibilities_of_means_of_one_entry(form, dtype, rng):
+    """The same mean in all entries: differences of means have one entry, too."""
+    value, weights, means = rng.normal(size=(5, 3)), nd([0.4, 0.6], dtype), np.array([[-1.0], [2.0]])
+    matrix = nd(oracles.FROM_COVARIANCE[form](oracles.random_spd(rng, (), 3)), dtype)
+    of_one, of_all = (
+        mixture.responsibilities(nd(value, dtype), weights, Gaussian(nd(mean, dtype), **{form: matrix})).asnumpy()
+        for mean in (means, np.broadcast_to(means, (2, 3)))
+    )
+    assert of_one.shape == (5, 2)
+    np.testing.assert_allclose(of_one, of_all, rtol=1e-6 if dtype == "float32" else 1e-14)
+
+
 def test_responsibilities_have_gradients(rng):
     value, mean = rng.normal(size=(5, 2)) * np.array([[1.0], [1.0], [1.0], [4.0], [4.0]]), rng.normal(size=(3, 2))
     matrices, weights = oracles.random_spd(rng, (3,), 2, condition=4), np.array([0.2, 0.3, 0.5])

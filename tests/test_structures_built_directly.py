@@ -11,6 +11,7 @@ import pytest
 from mxnet import autograd
 
 from helpers.host import nd
+from helpers.structure_cases import CASES
 
 Dense, Precision, Cholesky, Diagonal = structures.Dense, structures.Precision, structures.Cholesky, structures.Diagonal
 LowRank, ScaledCorrelation, Singular = structures.LowRank, structures.ScaledCorrelation, structures.Singular
@@ -39,6 +40,7 @@ FACTORS = {"factor": (COLUMN, lambda x: LowRank(x, like(ONES, x)))}
 EVERY = {**MATRICES, **VECTORS, **FACTORS}
 SYMMETRIC = ["covariance", "precision", "covariance of Singular", "correlation"]
 DTYPES = ["float32", "float64"]
+METHODS_OF_VECTORS = {"color": "noise", "whiten": "residual", "distance": "residual", "off_support": "residual"}
 
 
 def like(value, other):
@@ -294,6 +296,53 @@ def test_symbols_are_not_looked_at():
 
 
 # Empty arrays, and arguments of methods
+
+# Arrays that are no vectors of a structure of float32, made from the right size, and what the message says of each.
+NO_VECTORS = {
+    "one entry less": (lambda size: mx.nd.ones(size - 1), "got shape ({less},); expected (..., {size})"),
+    "one entry more": (lambda size: np.ones((2, size + 1)), "got shape (2, {more}); expected (..., {size})"),
+    "one entry": (lambda size: mx.nd.ones((5, 1)), "got shape (5, 1); expected (..., {size})"),
+    "float64": (lambda size: mx.nd.ones(size, dtype="float64"), "got dtype float64; expected float32"),
+    "a Symbol": (lambda size: mx.sym.var("x"), "got a Symbol beside a NDArray; expected one kind of array"),
+    "nothing": (lambda size: None, "got a NoneType; expected an NDArray, a NumPy array or a number"),
+}
+
+
+def structure_of(name, rng, dtype="float32"):
+    arrays = {key: nd(array, dtype) for key, array in CASES[name].arrays(rng, (), 4).items()}
+    return CASES[name].build(**arrays)
+
+
+@pytest.mark.parametrize("bad", NO_VECTORS)
+@pytest.mark.parametrize(("method", "argument"), METHODS_OF_VECTORS.items())
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_that_do_not_fit(name, method, argument, bad, rng):
+    structure = structure_of(name, rng)
+    size = structure.noise_size(4) if argument == "noise" else 4
+    make, message = NO_VECTORS[bad]
+    message = message.format(size=size, less=size - 1, more=size + 1)
+    for held in (structure, Shared(structure)):
+        refuses(lambda held=held: getattr(held, method)(make(size)), f"`{argument}`: {message}")
+
+
+@pytest.mark.parametrize(("method", "argument"), METHODS_OF_VECTORS.items())
+def test_shared_structures_take_rows(method, argument, dtype):
+    shared = Shared(Dense(nd(EYE, dtype)))
+    refuses(lambda: getattr(shared, method)(nd(ONES, dtype)), f"`{argument}`: got shape (2,); expected (..., N, D)")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_may_be_numpy_arrays_and_lists(name, rng, dtype):
+    structure = structure_of(name, rng, dtype)
+    for method, argument in METHODS_OF_VECTORS.items():
+        value = rng.normal(size=structure.noise_size(4) if argument == "noise" else 4)
+        expected = getattr(structure, method)(nd(value, dtype))
+        for given in (value, value.tolist()):
+            got = getattr(structure, method)(given)
+            assert (got is None) == (expected is None)
+            if got is not None:
+                assert got.dtype == expected.dtype
+                np.testing.assert_array_equal(got.asnumpy(), expected.asnumpy())
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,16 @@ class OnFailure:
             )
 
 
+def may_repair(on_failure):
+    """
+    Whether a policy changes matrices that are not positive definite.
+
+    :param on_failure: an :class:`OnFailure`, or None.
+    :returns: a bool.
+    """
+    return on_failure is not None and on_failure.action != "raise"
+
+
 def factor(matrix, on_failure, name):
     """
     Lower Cholesky factor under a policy.

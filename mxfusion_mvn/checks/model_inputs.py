@@ -63,6 +63,47 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
     return Variable(value=array)
 
 
+class OneOf(dict):
+    """Matrices by the name of the input, None where one is not given: at most one may be."""
+
+    def given(self):
+        """
+        The one that was given.
+
+        :returns: (name, value); the first name and 1, an identity, if none was given.
+        :raises ModelSpecificationError: if more than one was given.
+        """
+        given = {name: value for name, value in self.items() if value is not None}
+        if len(given) > 1:
+            checks.refuse(
+                "` and `".join(given),
+                f"{len(given)} matrices",
+                "at most one of " + ", ".join(self),
+                "They describe the same covariance; keep the one you have.",
+            )
+        return next(iter(given.items())) if given else (next(iter(self)), 1.0)
+
+
+def as_variables(inputs, event, checks_by_name, dtype, ctx):
+    """
+    The inputs of a distribution as Variables, checked in their order.
+
+    :param inputs: dict from name to value, as :func:`array_input` takes it; a :class:`OneOf` stands for the one given.
+    :param event: dict from name to the letters of its event axes.
+    :param checks_by_name: dict from name to the function that refuses its constants, for some of the inputs.
+    :param dtype: of constants made here, as in :func:`array_input`.
+    :param ctx: of constants made here, as in :func:`array_input`.
+    :returns: list of (name, Variable).
+    :raises ModelSpecificationError: as :func:`array_input` does, for several matrices, and in MXNet's NumPy mode.
+    """
+    refuse_numpy_mode()
+    variables = []
+    for name, value in inputs.items():
+        name, value = value.given() if isinstance(value, OneOf) else (name, value)
+        variables.append((name, array_input(name, value, event[name], checks_by_name.get(name), dtype, ctx)))
+    return variables
+
+
 def check_shape(shape, event_axes=1):
     """
     Refuse what is not the shape of a random variable.

@@ -21,10 +21,10 @@ from abc import abstractmethod
 
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks import failure, model_inputs
-from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_multivariate_gamma_excess
 from mxfusion_mvn.linalg import axes
+from mxfusion_mvn.structures import forms
 
 import mxnet as mx
 import numpy as np
@@ -32,7 +32,8 @@ from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import VariableType
 from mxnet import autograd
 
-_CHECKS = {"scale": checks.check_covariance, "scale_tril": checks.check_lower_triangular}
+# The form of the scale matrix, by the name of the input.
+_FORMS = {"scale": "covariance", "scale_tril": "scale_tril"}
 
 
 def triangular_noise(gammas, normals):
@@ -94,6 +95,10 @@ class BartlettDistribution(VectorDistribution):
     """
 
     EVENT = {"random_variable": "DD", "degrees_of_freedom": "1", "scale": "DD", "scale_tril": "DD"}
+    CHECKS = {
+        "degrees_of_freedom": checks.check_positive,
+        **{name: forms.MATRICES[form].check for name, form in _FORMS.items()},
+    }
 
     # The last draw and its factor, between a recorded draw and its density; the host copies factors without __init__.
     _drawn = None
@@ -110,11 +115,8 @@ class BartlettDistribution(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        model_inputs.refuse_numpy_mode()
-        freedom = self._input("degrees_of_freedom", degrees_of_freedom, checks.check_positive, dtype, ctx)
-        form, matrix = _forms.only_one(scale=scale, scale_tril=scale_tril)
-        matrix = self._input(form, matrix, _CHECKS[form], dtype, ctx)
-        super().__init__([("degrees_of_freedom", freedom), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+        matrix = model_inputs.OneOf(scale=scale, scale_tril=scale_tril)
+        super().__init__({"degrees_of_freedom": degrees_of_freedom, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, degrees_of_freedom, random_variable, F=None, **matrix):
         """
@@ -192,14 +194,8 @@ class BartlettDistribution(VectorDistribution):
         return failure.factor(random_variable, self._policy(), self._full_name("random_variable"))
 
     def _scale_factor(self, matrix, dim):
-        ((form, value),) = matrix.items()
-        if value.shape[-2:] == (1, 1) and dim != 1:
-            value = mx.nd.broadcast_mul(value, mx.nd.eye(dim, dtype=value.dtype, ctx=value.context))
-        if form == "scale":
-            return failure.factor(value, self._policy(), self._full_name(form))
-        if self._policy() is not None:
-            failure.check_triangular_factor(value, self._full_name(form))
-        return linalg.lower_triangle(value)
+        ((name, value),) = matrix.items()
+        return forms.of_matrix(_FORMS[name], value, dim, self._policy(), self._full_name(name)).root()
 
     def _check_freedom(self, freedom, dim):
         if self._policy() is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from typing import Any, Sequence, TypeVar, overload
+from typing import Any, Callable, Sequence, TypeVar, overload
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks import model_inputs
@@ -44,7 +44,7 @@ class VectorDistribution(Distribution):
 
     With ``shape=`` the class declares and returns the random variable, without it the factor, for ``set_prior``.
 
-    :param inputs: list of (name, Variable).
+    :param inputs: dict from name to Variable, NDArray, NumPy array, number or ``OneOf`` several.
     :param on_failure: an :class:`~mxfusion_mvn.OnFailure`; None to look at factorisations only where nothing records.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: dtype of the constants made here; draws follow the parameters.
@@ -53,6 +53,8 @@ class VectorDistribution(Distribution):
 
     # The event axes of each array, a letter for each size: equal letters are equal sizes.
     EVENT: dict[str, str] = {"random_variable": "D"}
+    # What refuses the constants of an input, by its name: a function of the name and a NumPy array.
+    CHECKS: dict[str, Callable] = {}
     #: Whether NaN in the random variable means something, and what to do about it where it does not.
     MAY_BE_NAN = False
     NAN_REMEDY = NAN_REMEDY
@@ -80,10 +82,11 @@ class VectorDistribution(Distribution):
         return factor._declare(shape)
 
     def __init__(self, inputs, on_failure=None, rand_gen=None, dtype=None, ctx=None):
+        variables = model_inputs.as_variables(dict(inputs), self.EVENT, self.CHECKS, dtype, ctx)
         super().__init__(
-            inputs=inputs,
+            inputs=variables,
             outputs=None,
-            input_names=[name for name, _ in inputs],
+            input_names=[name for name, _ in variables],
             output_names=["random_variable"],
             rand_gen=rand_gen,
             dtype=dtype,
@@ -237,10 +240,6 @@ class VectorDistribution(Distribution):
         if reduce is None or value.ndim != 3 or value.shape[0] > 1 or matrix_axes[1] > 1 or not is_constant(value):
             return value, mean
         return reduce(variables, value, alike) or (value, mean)
-
-    def _input(self, name, value, check_value, dtype, ctx):
-        """An argument as a Variable, checked as far as that can be done without the random variable."""
-        return model_inputs.array_input(name, value, self.EVENT[name], check_value, dtype, ctx)
 
     def _event_axes(self):
         return {name: len(letters) for name, letters in self.EVENT.items()}

@@ -17,7 +17,7 @@ Such a row is (z, sqrt(2 g)) divided by its norm, with i standard normals z and 
 import math
 
 from mxfusion_mvn import checks, linalg
-from mxfusion_mvn.checks import failure, model_inputs
+from mxfusion_mvn.checks import failure
 from mxfusion_mvn.distributions import _bartlett
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_gamma_excess
@@ -50,11 +50,10 @@ class LKJCholesky(VectorDistribution):
     """
 
     EVENT = {"random_variable": "DD", "concentration": "1"}
+    CHECKS = {"concentration": checks.check_positive}
 
     def __init__(self, concentration=1.0, shape=None, *, rand_gen=None, dtype=None, ctx=None):
-        model_inputs.refuse_numpy_mode()
-        concentration = self._input("concentration", concentration, checks.check_positive, dtype, ctx)
-        super().__init__([("concentration", concentration)], rand_gen=rand_gen, dtype=dtype, ctx=ctx)
+        super().__init__({"concentration": concentration}, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
     def log_pdf_impl(self, concentration, random_variable, F=None):
         """

@@ -2,7 +2,6 @@
 """The multivariate normal with a low-rank plus diagonal covariance, in an MXFusion model."""
 
 from mxfusion_mvn import checks, structures
-from mxfusion_mvn.checks import model_inputs
 from mxfusion_mvn.checks.failure import check_positive
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
@@ -29,14 +28,10 @@ class LowRankMultivariateNormal(VectorDistribution):
     """
 
     EVENT = {"random_variable": "D", "mean": "D", "factor": "DR", "diagonal": "D"}
+    CHECKS = {"diagonal": checks.check_positive}
 
     def __init__(self, mean, factor, diagonal, shape=None, *, rand_gen=None, dtype=None, ctx=None):
-        model_inputs.refuse_numpy_mode()
-        inputs = [
-            ("mean", self._input("mean", mean, None, dtype, ctx)),
-            ("factor", self._input("factor", factor, None, dtype, ctx)),
-            ("diagonal", self._input("diagonal", diagonal, checks.check_positive, dtype, ctx)),
-        ]
+        inputs = {"mean": mean, "factor": factor, "diagonal": diagonal}
         super().__init__(inputs, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
     def log_pdf_impl(self, mean, factor, diagonal, random_variable, F=None):
@@ -52,7 +47,7 @@ class LowRankMultivariateNormal(VectorDistribution):
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
         """
         structure = self._structure(factor, diagonal, random_variable.shape[-1])
-        return Gaussian(mean, structure, on_failure=None).log_pdf(random_variable)
+        return Gaussian._of(mean, structure)._log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, factor, diagonal, rv_shape, num_samples=1, F=None):
         """
@@ -69,7 +64,7 @@ class LowRankMultivariateNormal(VectorDistribution):
         """
         structure = self._structure(factor, diagonal, rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
-        return Gaussian(mean, structure, on_failure=None).draw_samples(noise=noise)
+        return Gaussian._of(mean, structure)._color(noise)
 
     def _total(self, variables, mean, factor, diagonal, random_variable):
         structure = self._structure(factor, diagonal, random_variable.shape[-1])

@@ -7,11 +7,11 @@ Read row by row, a matrix X with law MN(mean, R, C) is a vector with covariance 
 
 from mxfusion_mvn import structures
 from mxfusion_mvn.checks import model_inputs
-from mxfusion_mvn.distributions import _forms
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import flatten
 from mxfusion_mvn.linalg.axes import broadcast_shapes
+from mxfusion_mvn.structures import forms
 from mxfusion_mvn.totals.summed import total_by_structure
 
 
@@ -44,6 +44,7 @@ class MatrixNormal(VectorDistribution):
         "column_covariance": "MM",
         "column_scale_tril": "MM",
     }
+    CHECKS = {f"{side}_{name}": form.check for side in ("row", "column") for name, form in forms.MATRICES.items()}
 
     def __init__(
         self,
@@ -59,15 +60,9 @@ class MatrixNormal(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        model_inputs.refuse_numpy_mode()
-        row, row_value = _forms.only_one(row_covariance=row_covariance, row_scale_tril=row_scale_tril)
-        column, column_value = _forms.only_one(column_covariance=column_covariance, column_scale_tril=column_scale_tril)
-        inputs = [
-            ("mean", self._input("mean", mean, None, dtype, ctx)),
-            (row, self._input(row, row_value, _forms.CHECKS[_form(row)], dtype, ctx)),
-            (column, self._input(column, column_value, _forms.CHECKS[_form(column)], dtype, ctx)),
-        ]
-        super().__init__(inputs, on_failure, rand_gen, dtype, ctx)
+        row = model_inputs.OneOf(row_covariance=row_covariance, row_scale_tril=row_scale_tril)
+        column = model_inputs.OneOf(column_covariance=column_covariance, column_scale_tril=column_scale_tril)
+        super().__init__({"mean": mean, "row": row, "column": column}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, mean, random_variable, F=None, **matrices):
         """
@@ -81,7 +76,7 @@ class MatrixNormal(VectorDistribution):
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
         """
         event = random_variable.shape[-2:]
-        return self._gaussian(mean, event, matrices).log_pdf(flatten(random_variable))
+        return self._gaussian(mean, event, matrices)._log_pdf(flatten(random_variable))
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrices):
         """
@@ -96,7 +91,7 @@ class MatrixNormal(VectorDistribution):
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
         """
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
-        draws = self._gaussian(mean, rv_shape[-2:], matrices).draw_samples(noise=flatten(noise))
+        draws = self._gaussian(mean, rv_shape[-2:], matrices)._color(flatten(noise))
         return draws.reshape(draws.shape[:-1] + rv_shape[-2:])
 
     def _total(self, variables, mean, random_variable, **matrices):
@@ -107,12 +102,12 @@ class MatrixNormal(VectorDistribution):
 
     def _gaussian(self, mean, event, matrices):
         sides = [
-            _forms.structure(_form(name), matrices[name], size, self._policy(), self._full_name(name))
+            forms.of_matrix(_form(name), matrices[name], size, self._policy(), self._full_name(name))
             for name, size in zip(self.input_names[1:], event)
         ]
         if mean.shape[-2:] != event:
             mean = mean.broadcast_to(mean.shape[:-2] + event)
-        return Gaussian(flatten(mean), structures.Kronecker(*sides), on_failure=None)
+        return Gaussian._of(flatten(mean), structures.Kronecker(*sides))
 
 
 def _form(name):

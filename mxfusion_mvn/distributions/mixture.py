@@ -6,9 +6,8 @@ The mathematics is in :mod:`mxfusion_mvn.mixture`; this file connects it.
 
 from mxfusion_mvn import checks, mixture
 from mxfusion_mvn.checks import model_inputs
-from mxfusion_mvn.distributions import _forms
-from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.distributions._matrix import MatrixDistribution
+from mxfusion_mvn.structures import forms
 
 import mxnet as mx
 import numpy as np
@@ -24,7 +23,7 @@ def _check_weights(name, value):
         checks.refuse(name, f"weights that sum to {total[wrong].flat[0]!s}", "a sum of 1", "Divide them by their sum.")
 
 
-class GaussianMixture(VectorDistribution):
+class GaussianMixture(MatrixDistribution):
     """
     sum_k w_k N(mean_k, Sigma_k) over the last axis of a random variable (B..., D).
 
@@ -46,14 +45,8 @@ class GaussianMixture(VectorDistribution):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
-    EVENT = {
-        "random_variable": "D",
-        "weights": "K",
-        "mean": "KD",
-        "covariance": "KDD",
-        "precision": "KDD",
-        "scale_tril": "KDD",
-    }
+    EVENT = {"random_variable": "D", "weights": "K", "mean": "KD", **dict.fromkeys(forms.MATRICES, "KDD")}
+    CHECKS = {**MatrixDistribution.CHECKS, "weights": _check_weights}
 
     def __init__(
         self,
@@ -69,12 +62,8 @@ class GaussianMixture(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        model_inputs.refuse_numpy_mode()
-        weights = self._input("weights", weights, _check_weights, dtype, ctx)
-        mean = self._input("mean", mean, None, dtype, ctx)
-        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
-        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
-        super().__init__([("weights", weights), ("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+        matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        super().__init__({"weights": weights, "mean": mean, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, weights, mean, random_variable, F=None, **matrix):
         """
@@ -88,7 +77,7 @@ class GaussianMixture(VectorDistribution):
         :returns: NDArray (S or 1, B...).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
         """
-        return mixture.log_pdf(random_variable, weights, self._components(mean, matrix, random_variable.shape[-1]))
+        return mixture.log_pdf(random_variable, weights, self._gaussian(mean, matrix, random_variable.shape[-1]))
 
     def responsibilities(self, variables):
         """
@@ -105,7 +94,7 @@ class GaussianMixture(VectorDistribution):
             )
         arrays = self._arrays(self.inputs + self.outputs, variables)
         value, weights, mean = (arrays.pop(name) for name in ("random_variable", "weights", "mean"))
-        return mixture.responsibilities(value, weights, self._components(mean, arrays, value.shape[-1]))
+        return mixture.responsibilities(value, weights, self._gaussian(mean, arrays, value.shape[-1]))
 
     def draw_samples_impl(self, weights, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -126,7 +115,7 @@ class GaussianMixture(VectorDistribution):
         chosen = self._rand_gen.sample_multinomial(chances.reshape((-1, chances.shape[-1])))
         assignment = mx.nd.one_hot(chosen.reshape(leading), chances.shape[-1], dtype=mean.dtype)
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
-        return mixture.draw_samples(assignment, noise, self._components(mean, matrix, rv_shape[-1]))
+        return mixture.draw_samples(assignment, noise, self._gaussian(mean, matrix, rv_shape[-1]))
 
     def _check_fits(self, shape):
         super()._check_fits(shape)
@@ -139,8 +128,3 @@ class GaussianMixture(VectorDistribution):
                 f"(..., {counts[0]}), one for each component",
                 "Write np.full(K, 1 / K) for equal weights.",
             )
-
-    def _components(self, mean, matrix, dim):
-        ((form, value),) = matrix.items()
-        structure = _forms.structure(form, value, dim, self._policy(), self._full_name(form))
-        return Gaussian(mean, structure, on_failure=None)

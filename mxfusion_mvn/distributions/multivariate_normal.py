@@ -5,18 +5,17 @@ The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.struct
 """
 
 from mxfusion_mvn.checks import model_inputs
-from mxfusion_mvn.distributions import _forms
-from mxfusion_mvn.distributions._base import VectorDistribution
-from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.distributions._matrix import MatrixDistribution
 from mxfusion_mvn.missing import PartlyObserved
+from mxfusion_mvn.totals import closed_form
 from mxfusion_mvn.totals.patterns import total_of_observed
 from mxfusion_mvn.totals.statistics import all_rows
-from mxfusion_mvn.totals.summed import is_constant, reduced, total_of_rows
+from mxfusion_mvn.totals.summed import is_constant, reduced, total_by_structure
 
 import numpy as np
 
 
-class MultivariateNormal(VectorDistribution):
+class MultivariateNormal(MatrixDistribution):
     """
     N(mean, Sigma) over the last axis of a random variable (B..., D).
 
@@ -53,7 +52,7 @@ class MultivariateNormal(VectorDistribution):
         "use a smaller learning rate."
     )
     ATTRIBUTES = ("_on_failure", "_missing")
-    EVENT = {"random_variable": "D", "mean": "D", "covariance": "DD", "precision": "DD", "scale_tril": "DD"}
+    EVENT = {**MatrixDistribution.EVENT, "mean": "D"}
 
     def __init__(
         self,
@@ -69,11 +68,8 @@ class MultivariateNormal(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        model_inputs.refuse_numpy_mode()
-        mean = self._input("mean", mean, None, dtype, ctx)
-        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
-        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
-        super().__init__([("mean", mean), (form, matrix)], on_failure, rand_gen, dtype, ctx)
+        matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        super().__init__({"mean": mean, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
         self._missing = missing
 
     @property
@@ -97,17 +93,16 @@ class MultivariateNormal(VectorDistribution):
         :returns: NDArray (S or 1, B...).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
         """
-        structure = self._structure(matrix[self.form], random_variable.shape[-1])
-        gaussian = Gaussian(mean, structure, on_failure=None)
+        gaussian = self._gaussian(mean, matrix, random_variable.shape[-1])
         # Draws of a latent variable have nothing missing, and would only be waited for.
         if self._missing and random_variable.shape[0] == 1:
             if self._policy() is not None:
                 gaussian.structure.log_det()  # reports a failure of training; the data, read first, would hide it
             if not np.isnan(random_variable.asnumpy()).any():
-                return gaussian.log_pdf(random_variable)
+                return gaussian._log_pdf(random_variable)
             observed = random_variable.reshape(random_variable.shape[1:])
             return PartlyObserved(gaussian, observed, self._policy(), self._full_name(self.form)).log_pdf()
-        return gaussian.log_pdf(random_variable)
+        return gaussian._log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
         """
@@ -121,9 +116,8 @@ class MultivariateNormal(VectorDistribution):
         :returns: NDArray (S, B..., D).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
         """
-        structure = self._structure(matrix[self.form], rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
-        return Gaussian(mean, structure, on_failure=None).draw_samples(noise=noise)
+        return self._gaussian(mean, matrix, rv_shape[-1])._color(noise)
 
     def _total(self, variables, mean, random_variable, **matrix):
         value, matrix = random_variable, matrix[self.form]
@@ -144,8 +138,10 @@ class MultivariateNormal(VectorDistribution):
         return self._total_of_rows(rows._replace(vectors=vectors), matrix)
 
     def _total_of_rows(self, rows, matrix):
-        structure = self._structure(matrix, matrix.shape[-1])
-        return total_of_rows(rows, self.form, matrix, structure, closed=self._policy() is None)
+        if self._policy() is None and closed_form.pays(rows, matrix):  # a policy may change the matrix
+            return closed_form.total(self.form, rows, matrix)
+        structure = self._structure(self.form, matrix, matrix.shape[-1])
+        return total_by_structure(rows, structure, matrix.shape[:-2])
 
     def _total_of_observed(self, mean, value, matrix):
         """With entries missing: by patterns, where all rows share their mean and covariance."""
@@ -154,12 +150,9 @@ class MultivariateNormal(VectorDistribution):
             return self.log_pdf_impl(mean, value, **{self.form: matrix})
         dim = value.shape[-1]
         mean, matrix = mean.reshape((-1, 1, mean.shape[-1])), matrix.reshape((-1, 1) + matrix.shape[-2:])
-        gaussian = Gaussian(mean, self._structure(matrix, dim), on_failure=None)
+        gaussian = self._gaussian(mean, {self.form: matrix}, dim)
         observed = value.reshape((-1, dim))
         return total_of_observed(gaussian, observed, self._policy(), self._full_name(self.form))
-
-    def _structure(self, matrix, dim):
-        return _forms.structure(self.form, matrix, dim, self._policy(), self._full_name(self.form))
 
 
 class MultivariateNormalMeanPrecision(MultivariateNormal):

@@ -15,10 +15,8 @@ import numbers
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks import model_inputs
-from mxfusion_mvn.distributions import _forms
-from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.distributions._matrix import MatrixDistribution
 from mxfusion_mvn.distributions._special import log_gamma_excess
-from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg.axes import add, multiply, subtract
 
 import mxnet as mx
@@ -31,7 +29,7 @@ _AS_INFINITE = {"float32": 1e30, "float64": 1e200}
 _LARGEST = {name: math.sqrt(value) for name, value in _AS_INFINITE.items()}
 
 
-class MultivariateStudentT(VectorDistribution):
+class MultivariateStudentT(MatrixDistribution):
     """
     t(degrees of freedom, mean, Sigma) over the last axis of a random variable (B..., D).
 
@@ -55,14 +53,8 @@ class MultivariateStudentT(VectorDistribution):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
-    EVENT = {
-        "random_variable": "D",
-        "degrees_of_freedom": "1",
-        "mean": "D",
-        "covariance": "DD",
-        "precision": "DD",
-        "scale_tril": "DD",
-    }
+    EVENT = {**MatrixDistribution.EVENT, "degrees_of_freedom": "1", "mean": "D"}
+    CHECKS = {**MatrixDistribution.CHECKS, "degrees_of_freedom": checks.check_positive}
 
     def __init__(
         self,
@@ -78,12 +70,8 @@ class MultivariateStudentT(VectorDistribution):
         dtype=None,
         ctx=None,
     ):
-        model_inputs.refuse_numpy_mode()
-        freedom = self._input("degrees_of_freedom", _finite(degrees_of_freedom), checks.check_positive, dtype, ctx)
-        mean = self._input("mean", mean, None, dtype, ctx)
-        form, matrix = _forms.only_one(covariance=covariance, precision=precision, scale_tril=scale_tril)
-        matrix = self._input(form, matrix, _forms.CHECKS[form], dtype, ctx)
-        inputs = [("degrees_of_freedom", freedom), ("mean", mean), (form, matrix)]
+        matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
+        inputs = {"degrees_of_freedom": _finite(degrees_of_freedom), "mean": mean, "matrix": matrix}
         super().__init__(inputs, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, degrees_of_freedom, mean, random_variable, F=None, **matrix):
@@ -134,11 +122,6 @@ class MultivariateStudentT(VectorDistribution):
         smallest = float(np.finfo(half.dtype).tiny)
         scale = mx.nd.sqrt(mx.nd.maximum(self._gamma_noise(half), smallest) / half)
         return add(gaussian.structure.color(mx.nd.broadcast_div(noise, scale)), mean)
-
-    def _gaussian(self, mean, matrix, dim):
-        ((form, value),) = matrix.items()
-        structure = _forms.structure(form, value, dim, self._policy(), self._full_name(form))
-        return Gaussian(mean, structure, on_failure=None)
 
     def _freedom(self, degrees_of_freedom):
         freedom = mx.nd.minimum(degrees_of_freedom, _AS_INFINITE[np.dtype(degrees_of_freedom.dtype).name])

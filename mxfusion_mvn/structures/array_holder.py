@@ -4,7 +4,7 @@
 import copy
 import functools
 
-from mxfusion_mvn.checks.failure import RAISE
+from mxfusion_mvn.checks.failure import RAISE, may_repair
 
 import mxnet as mx
 from mxnet import autograd
@@ -128,9 +128,8 @@ class ArrayHolder:
 
         :returns: a bool.
         """
-        if self.on_failure is not None and self.on_failure.action != "raise":
-            return True
-        return any(isinstance(part, ArrayHolder) and part.may_be_repaired() for part in vars(self).values())
+        parts = (part for part in vars(self).values() if isinstance(part, ArrayHolder))
+        return may_repair(self.on_failure) or any(part.may_be_repaired() for part in parts)
 
     def is_trained(self):
         """

@@ -8,7 +8,7 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE
+from mxfusion_mvn.checks.failure import may_repair
 from mxfusion_mvn.linalg.axes import add, broadcast_shapes, namespace
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.singular import Singular
@@ -39,7 +39,7 @@ class Kronecker(Structure):
         self.row = row
         self.column = column
         # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.
-        self.on_failure = column.on_failure if row.on_failure is RAISE else row.on_failure
+        self.on_failure = row.on_failure if row.on_failure is None or may_repair(row.on_failure) else column.on_failure
 
     def root(self):
         """Kronecker product of the roots, (B'..., D, E)."""

@@ -5,7 +5,7 @@ import numbers
 
 from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.linalg.axes import add, multiply, namespace, subtract
-from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
+from mxfusion_mvn.linalg.density import log_density, normaliser, plus_rank
 from mxfusion_mvn.linalg.ridge import ridge_factor, ridge_split
 
 import mxnet as mx
@@ -62,8 +62,9 @@ def product(difference, p, q):
     target = q.whiten(difference)
     coefficients = structures.RowMap(_ridge_coefficients, whitened, ridge)(target)
     remainder = subtract(target, structures.RowMap(linalg.multiply, whitened)(coefficients))
-    normaliser = plus_rank(add(q.log_det(), 2 * linalg.log_abs_det(ridge)), q.rank(), LOG_2PI)
-    log_constant = -0.5 * add(add(linalg.squared_norm(remainder), linalg.squared_norm(coefficients)), normaliser)
+    squares = add(linalg.squared_norm(remainder), linalg.squared_norm(coefficients))
+    log_det = add(q.log_det(), 2 * linalg.log_abs_det(ridge))
+    log_constant = log_density(squares, normaliser(log_det, q.rank()))
     return structures.RowMap(linalg.multiply, root)(coefficients), _intersection(p, q, root, ridge), log_constant
 
 

@@ -9,9 +9,12 @@ one axis more, N, than the covariance::
 The N rows become right-hand sides of one solve; the covariance is neither copied nor factored again.
 """
 
+from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.linalg.axes import namespace
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure, check_structure
+
+import mxnet as mx
 
 
 class Shared(Structure):
@@ -99,6 +102,12 @@ class Shared(Structure):
         """Shared, as the structure's."""
         regression, remaining = self.structure.condition(given, rest)
         return _OnRows(regression), Shared(remaining)
+
+    def _checked(self, name, vectors, size_of=None):
+        vectors = super()._checked(name, vectors, size_of)
+        if namespace(vectors) is mx.nd and vectors.ndim < 2:
+            arguments.refuse(name, f"shape {vectors.shape}", "(..., N, D)", "Write x.expand_dims(0) for a single row.")
+        return vectors
 
     def _per_matrix(self, values):
         """(B'...) to (B'..., 1); for a single matrix both are (1,), which no expansion of axes would give."""

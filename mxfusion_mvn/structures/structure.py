@@ -18,6 +18,8 @@ from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import ArrayHolder, computed_once
 from mxfusion_mvn.structures.row_map import RowMap, regress
 
+import mxnet as mx
+
 
 class Structure(ArrayHolder, ABC):
     """
@@ -185,7 +187,7 @@ class Structure(ArrayHolder, ABC):
         :param residual: (B..., D).
         :returns: (broadcast of B' and B...), or None for structures whose density is positive everywhere.
         """
-        barrier = self.barrier()
+        residual, barrier = self._checked("residual", residual), self.barrier()
         return None if barrier is None else namespace(residual).sum(barrier(residual), axis=-1)
 
     def whiten(self, residual):
@@ -195,7 +197,7 @@ class Structure(ArrayHolder, ABC):
         :param residual: r (B..., D).
         :returns: (broadcast of B' and B..., any size).
         """
-        return self.whitening()(residual)
+        return self.whitening()(self._checked("residual", residual))
 
     def distance(self, residual):
         """
@@ -204,7 +206,7 @@ class Structure(ArrayHolder, ABC):
         :param residual: r (B..., D).
         :returns: (broadcast of B' and B...), (1,) for a single one.
         """
-        return linalg.squared_norm(self.measuring()(residual))
+        return linalg.squared_norm(self.measuring()(self._checked("residual", residual)))
 
     def color(self, noise):
         """
@@ -213,7 +215,15 @@ class Structure(ArrayHolder, ABC):
         :param noise: (B..., E), E = :meth:`noise_size`.
         :returns: (broadcast of B' and B..., D).
         """
-        return self.coloring()(noise)
+        return self.coloring()(self._checked("noise", noise, self.noise_size))
+
+    def _checked(self, name, vectors, size_of=None):
+        """Vectors as an array of D entries, or as many as a function of D says; refused by name if they do not fit."""
+        like = next(self.parameters())
+        if namespace(like) is mx.sym:
+            return arguments.as_array(name, vectors, like)
+        dim = self.dim()
+        return arguments.as_array(name, vectors, like, dim if size_of is None else size_of(dim))
 
     @computed_once
     def _factored(self):

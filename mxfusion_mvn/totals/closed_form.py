@@ -21,7 +21,7 @@ Everything is computed from whitened rows, in which the condition number of the 
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.linalg.density import LOG_2PI
+from mxfusion_mvn.linalg.density import log_density, normaliser
 
 import mxnet as mx
 import numpy as np
@@ -65,7 +65,7 @@ def total(form, rows, matrix):
     squares = _inner(whitened, whitened, samples) if gram is None else _total(linalg.diagonal(gram), samples)
     count = rows.vectors * samples / len(factor)
     log_det = (-2 if form == "precision" else 2) * _total(linalg.log_abs_det(factor), samples)
-    value = -0.5 * (squares + count * log_det + rows.vectors * dim * LOG_2PI)
+    value = log_density(squares, normaliser(count * log_det, rows.vectors * dim))
     surrogate = None
     for array, gradient in _gradients(form, layout, factor, whitened, gram, count):
         term = _inner(array, gradient, samples)

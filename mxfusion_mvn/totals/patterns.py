@@ -21,7 +21,7 @@ from typing import NamedTuple
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks.failure import factor
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.linalg.density import LOG_2PI
+from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.totals.statistics import rows_of_patterns
 
 import mxnet as mx
@@ -207,11 +207,10 @@ class _Block:
 
     def total(self):
         """f of each sample, (S,)."""
-        log_det = 2 * linalg.log_abs_det(self._factor)
-        observed = LOG_2PI * mx.nd.sum(self._masks, axis=-1)
-        normaliser = mx.nd.broadcast_mul(mx.nd.broadcast_add(log_det, observed), self._counts.expand_dims(0))
+        constants = normaliser(2 * linalg.log_abs_det(self._factor), mx.nd.sum(self._masks, axis=-1))
+        constants = mx.nd.broadcast_mul(constants, self._counts.expand_dims(0))
         squares = mx.nd.sum(mx.nd.square(self._whitened).reshape((self._samples, -1)), axis=-1)
-        return -0.5 * mx.nd.broadcast_add(squares, mx.nd.sum(normaliser, axis=-1))
+        return log_density(squares, mx.nd.sum(constants, axis=-1))
 
     def covariance_gradient(self):
         """df/dSigma, (S, D, D)."""

@@ -29,19 +29,14 @@ summed row by row, as are the priors of matrices, of which there is one row as a
 import contextlib
 import threading
 
-from mxfusion_mvn import structures
-from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.linalg import is_differentiated
-from mxfusion_mvn.linalg.axes import add, align_samples, subtract
-from mxfusion_mvn.linalg.density import LOG_2PI, plus_rank
-from mxfusion_mvn.structures import forms
-from mxfusion_mvn.totals import closed_form
+from mxfusion_mvn.linalg.axes import add, subtract
+from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.totals.statistics import all_rows, mean_and_scatter
 
 import numpy as np
 
 _STATE = threading.local()
-_STRUCTURES = {"covariance": structures.Dense, "precision": structures.Precision, "scale_tril": structures.Cholesky}
 
 
 @contextlib.contextmanager
@@ -68,63 +63,6 @@ def is_constant(array):
     """
     is_constant = getattr(_STATE, "is_constant", None)
     return is_constant is not None and not is_differentiated(array) and bool(is_constant(array))
-
-
-def total_log_pdf(x, mean, covariance=None, precision=None, scale_tril=None):
-    """
-    The sum of the log densities of Gaussian vectors, with gradients in closed form where these are faster.
-
-    It is the fast way to a loss and its gradient; a second derivative is refused. Inside :func:`reading` it makes
-    use of statistics as well. Nothing is checked, and no factorisation waited for.
-
-    :param x: NDArray (B..., D).
-    :param mean: NDArray (B..., D) or (B..., 1).
-    :param covariance: Sigma, NDArray (B..., D, D). Give it or one of the following; leading axes broadcast.
-    :param precision: Sigma^-1, NDArray (B..., D, D).
-    :param scale_tril: L with L L^T = Sigma, NDArray (B..., D, D), of which the lower triangle is read.
-    :returns: NDArray (1,).
-    :raises ValueError: unless the matrix is given in exactly one way, and for types and shapes that do not fit.
-    """
-    given = {"covariance": covariance, "precision": precision, "scale_tril": scale_tril}
-    forms.as_structure(given, None)  # refuses what is not one matrix
-    ((form, matrix),) = [(name, value) for name, value in given.items() if value is not None]
-    x = arguments.as_array("x", x, matrix, matrix.shape[-1])
-    mean = arguments.as_array("mean", mean, matrix)
-    aligned = {"x": x.expand_dims(0), "mean": mean.expand_dims(0), "matrix": matrix.expand_dims(0)}
-    aligned = align_samples(aligned, {"x": 1, "mean": 1, "matrix": 2})
-    return total(aligned["x"], aligned["mean"], form, aligned["matrix"], _STRUCTURES[form](aligned["matrix"], None))
-
-
-def total(value, mean, form, matrix, structure, closed=True):
-    """
-    The total of each sample, of a covariance given by a matrix.
-
-    :param value: NDArray (S or 1, B..., D).
-    :param mean: NDArray (S or 1, B..., D) or (S or 1, B..., 1), with as many axes, as have the others.
-    :param form: ``covariance``, ``precision`` or ``scale_tril``.
-    :param matrix: NDArray (S or 1, B..., D, D).
-    :param structure: its :class:`~mxfusion_mvn.structures.Structure`.
-    :param closed: whether gradients may be in closed form: not where a policy may change the matrix.
-    :returns: NDArray (S or 1,).
-    """
-    rows = reduced(value, mean, matrix.shape[:-2])
-    return total_of_rows(rows, form, matrix, structure, closed)
-
-
-def total_of_rows(rows, form, matrix, structure, closed=True):
-    """
-    As :func:`total`, of rows that have been reduced.
-
-    :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
-    :param form: ``covariance``, ``precision`` or ``scale_tril``.
-    :param matrix: NDArray (S or 1, B..., D, D).
-    :param structure: its :class:`~mxfusion_mvn.structures.Structure`.
-    :param closed: whether gradients may be in closed form.
-    :returns: NDArray (S or 1,).
-    """
-    if closed and closed_form.pays(rows, matrix):
-        return closed_form.total(form, rows, matrix)
-    return total_by_structure(rows, structure, matrix.shape[:-2])
 
 
 def reduced(value, mean, matrix_axes):
@@ -162,8 +100,8 @@ def total_by_structure(rows, structure, matrix_axes):
     if rows.scatter is not None:
         squares = add(squares, _per_sample(structure.distance(rows.scatter), axis=1))
     count = rows.vectors / np.prod(matrix_axes[1:], dtype=int)
-    normaliser = plus_rank(structure.log_det(), structure.rank(), LOG_2PI)
-    return -0.5 * add(squares, count * _per_sample(normaliser))
+    constants = normaliser(structure.log_det(), structure.rank())
+    return log_density(squares, count * _per_sample(constants))
 
 
 def _per_sample(array, axis=0):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gaussians of every structure, their leading axes, and what their methods give in float64."""
 
-from mxfusion_mvn import Gaussian
-from mxfusion_mvn import gaussian as functions
+from mxfusion_mvn import Gaussian, linalg
 
 import mxnet as mx
 import numpy as np
@@ -102,7 +101,7 @@ METHODS = {
 
 
 def take(value):
-    return functions.linalg.take(value, TAKEN, axis=-1)
+    return linalg.take(value, TAKEN, axis=-1)
 
 
 def product(p, q):
