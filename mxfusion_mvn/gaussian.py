@@ -10,13 +10,13 @@ broadcast their leading axes from the right; those of Symbols must be equal, for
 """
 
 import functools
-import math
 import numbers
 
 from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import RAISE
-from mxfusion_mvn.linalg.axes import add, broadcast_shapes, do_broadcast, namespace, subtract
+from mxfusion_mvn.linalg import ellipsoids
+from mxfusion_mvn.linalg.axes import add, broadcast_shapes, namespace, subtract
 from mxfusion_mvn.linalg.density import LOG_2PI, log_density, normaliser, plus_rank
 from mxfusion_mvn.structures import forms, pairs
 
@@ -71,9 +71,10 @@ class Gaussian:
             },
             on_failure,
         )
-        self.mean = self._as_mean(mean)
+        like = self.structure.template()
+        self.mean = arguments.as_mean(mean, like, None if namespace(like) is mx.sym else self.structure.dim())
         if namespace(self.mean) is mx.nd:
-            self._check_leading(mean=self.mean.shape)
+            self._check_leading("mean", self.mean.shape)
 
     @classmethod
     def _of(cls, mean, structure):
@@ -159,12 +160,11 @@ class Gaussian:
         if noise is None:
             noise = self._noise(num_samples)
         else:
-            dim = self._dim()
-            noise = self._as_vector("noise", noise, dim and self.structure.noise_size(dim))
+            noise = self._as_vector("noise", noise)
         return self._color(noise)
 
     def _color(self, noise):
-        """Draws from an array of noise that is known to fit."""
+        """Draws from an array of noise whose leading axes are known to fit."""
         return add(self.structure.color(noise), self.mean)
 
     def entropy(self):
@@ -243,7 +243,7 @@ class Gaussian:
         if dim is not None and matrix.ndim < 2:
             arguments.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
         if dim is not None:
-            self._check_leading(event_axes=2, matrix=matrix.shape)
+            self._check_leading("matrix", matrix.shape, event_axes=2)
         if not isinstance(offset, numbers.Real):
             offset = self._as_vector("offset", offset, dim and matrix.shape[-2])
         if _is_widened(self):
@@ -292,19 +292,7 @@ class Gaussian:
         if not isinstance(probability, numbers.Real) or not 0 < probability < 1:
             arguments.refuse("probability", probability, "a number between 0 and 1", "Write 0.95 for 95 %.")
         rank = self.structure.rank()
-        if not isinstance(rank, numbers.Integral):
-            rank = rank.asnumpy()
-        elif rank == 2:
-            return math.sqrt(-2 * math.log1p(-probability))
-        try:
-            from scipy.stats import chi2
-        except ImportError as error:
-            raise ImportError(
-                "`credible_radius` takes a quantile of the chi-squared distribution from SciPy, except for D = 2; "
-                "expected SciPy to be installed. Run pip install scipy."
-            ) from error
-        radius = np.sqrt(chi2.ppf(probability, rank))
-        return float(radius) if np.ndim(radius) == 0 else radius
+        return ellipsoids.radius_of(probability, rank if isinstance(rank, numbers.Integral) else rank.asnumpy())
 
     def ellipse(self, probability, num_points=100):
         """
@@ -318,14 +306,8 @@ class Gaussian:
         if self.structure.dim() != 2:
             arguments.refuse("ellipse", f"a Gaussian of D = {self.structure.dim()}", "D = 2", "Take a marginal.")
         arguments.check_count("num_points", num_points)
-        angle = np.linspace(0, 2 * np.pi, num_points)
-        mean = self._full_mean().asnumpy()
-        values, vectors = np.linalg.eigh(self.covariance.asnumpy())
-        axes = vectors * np.sqrt(np.maximum(values, 0))[..., None, :]
-        circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)
-        circle = circle.reshape((num_points,) + (1,) * (max(axes.ndim - 1, mean.ndim) - 1) + (2, 1))
-        radius = np.asarray(self.credible_radius(probability))[..., None, None]
-        return mean + (axes @ (radius * circle))[..., 0]
+        mean, covariance = self._full_mean().asnumpy(), self.covariance.asnumpy()
+        return ellipsoids.outline(mean, covariance, self.credible_radius(probability), num_points)
 
     def _widened(self):
         """The same in float64, where each power of ten of the condition number does not cost a digit of seven."""
@@ -352,29 +334,17 @@ class Gaussian:
         shape = samples + self._leading + (self.structure.noise_size(self._dim()),)
         return mx.nd.random.normal(shape=shape, dtype=self.mean.dtype, ctx=self.mean.context)
 
-    def _as_mean(self, mean):
-        template = self.structure.template()
-        if namespace(template) is mx.sym and isinstance(mean, mx.sym.Symbol):
-            return mean
-        if isinstance(mean, mx.nd.NDArray) and namespace(template) is mx.nd:
-            return arguments.as_array("mean", mean, template, None if mean.shape[-1] == 1 else self.structure.dim())
-        if isinstance(mean, numbers.Real):
-            # MXNet cannot read scalars that are smaller than the smallest normal one.
-            mean = mean if abs(mean) >= np.finfo("float64").tiny else 0.0
-            return namespace(template).zeros_like(template) + mean
-        return arguments.as_array("mean", mean, template, self.structure.dim())
-
     def _dim(self):
         """D; None for Symbols."""
         if namespace(self.mean) is mx.sym:
             return None
         return self.structure.dim() if self.mean.shape[-1] == 1 else self.mean.shape[-1]
 
-    def _as_vector(self, name, value, size):
-        """An argument (B..., size) whose leading axes meet those of mean and covariance."""
+    def _as_vector(self, name, value, size=None):
+        """An argument (B..., size), or of any size, whose leading axes meet those of mean and covariance."""
         value = arguments.as_array(name, value, self.mean, size)
         if namespace(value) is mx.nd:
-            self._check_leading(**{name: value.shape})
+            self._check_leading(name, value.shape)
         return value
 
     @functools.cached_property
@@ -382,20 +352,11 @@ class Gaussian:
         """The leading axes B... of NDArrays, those of mean and covariance together."""
         return broadcast_shapes(self.mean.shape[:-1], self.structure.leading())
 
-    def _check_leading(self, event_axes=1, **argument):
-        """Refuse an argument, its shape by its name, whose leading axes do not broadcast with those of the others."""
-        ((name, shape),) = argument.items()
-        own = shape[: len(shape) - event_axes]
-        held = {"mean": (self.mean.shape[:-1], 1), "covariance": (self.structure.leading(), 2)}
-        for other, (leading, axes) in held.items():
-            if other != name and not do_broadcast(own, leading):
-                event = (self._dim(),) * axes
-                arguments.refuse(
-                    name,
-                    f"shape {shape} beside `{other}` of shape {leading + event}",
-                    "leading axes that are equal or 1, aligned from the right",
-                    "Write x.expand_dims(1) to evaluate all rows under each of several Gaussians.",
-                )
+    def _check_leading(self, name, shape, event_axes=1):
+        """Refuse an argument whose leading axes do not broadcast with those of mean and covariance."""
+        dim = self._dim()
+        held = {"mean": (self.mean.shape[:-1], (dim,)), "covariance": (self.structure.leading(), (dim, dim))}
+        arguments.check_leading(name, shape, event_axes, held)
 
     def _full_mean(self):
         dim = self._dim()
@@ -414,8 +375,8 @@ class Gaussian:
         if self._dim() != other._dim():
             arguments.refuse("other", f"D = {other._dim()}", f"D = {self._dim()}", "Take a marginal of the larger one.")
         if self._dim() is not None:
-            self._check_leading(other=other.mean.shape)
-            self._check_leading(event_axes=2, other=other.structure.leading() + (self._dim(),) * 2)
+            self._check_leading("other", other.mean.shape)
+            self._check_leading("other", other.structure.leading() + (self._dim(),) * 2, event_axes=2)
 
 
 def _is_widened(*gaussians):

@@ -61,6 +61,44 @@ def as_array(name, value, like, size=None):
     return value
 
 
+def as_mean(mean, like, dim):
+    """
+    The mean of a Gaussian as an array.
+
+    :param mean: as in :func:`as_array`; one entry stands for all.
+    :param like: an array with the size of a vector, which says of which kind, dtype and context.
+    :param dim: D; None for Symbols.
+    :returns: NDArray (B..., D) or (B..., 1), or Symbol.
+    :raises ValueError: as :func:`as_array` does.
+    """
+    if isinstance(mean, numbers.Real):
+        # MXNet cannot read scalars that are smaller than the smallest normal one.
+        mean = mean if abs(mean) >= np.finfo("float64").tiny else 0.0
+        return namespace(like).zeros_like(like) + mean
+    return as_array("mean", mean, like, None if isinstance(mean, mx.nd.NDArray) and mean.shape[-1] == 1 else dim)
+
+
+def check_leading(name, shape, event_axes, held):
+    """
+    Refuse an argument whose leading axes do not broadcast with those of other arrays.
+
+    :param name: the name of the argument.
+    :param shape: its shape, a tuple.
+    :param event_axes: how many of its axes are not leading ones.
+    :param held: dict from the name of each array to (its leading axes, its other axes), two tuples.
+    :raises ValueError: naming the first of the others that does not fit.
+    """
+    own = shape[: len(shape) - event_axes]
+    for other, (leading, event) in held.items():
+        if other != name and not do_broadcast(own, leading):
+            refuse(
+                name,
+                f"shape {shape} beside `{other}` of shape {leading + event}",
+                "leading axes that are equal or 1, aligned from the right",
+                "Write x.expand_dims(1) to evaluate all rows under each of several Gaussians.",
+            )
+
+
 def check_parameter(name, value, event):
     """
     Refuse what is no array of a covariance structure. Its values are not looked at.

@@ -16,6 +16,8 @@ from mxfusion_mvn import checks
 from mxfusion_mvn.checks import model_inputs
 from mxfusion_mvn.checks.failure import RAISE, NotFiniteError, OnFailure, check_finite
 from mxfusion_mvn.checks.options import shown
+from mxfusion_mvn.distributions import _data
+from mxfusion_mvn.distributions._data import NAN_REMEDY
 from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.linalg.axes import align_samples
 from mxfusion_mvn.totals.statistics import all_rows
@@ -29,11 +31,6 @@ from mxfusion.components.model_component import ModelComponent
 from mxfusion.components.variables import Variable, VariableType
 from mxfusion.util.inference import realize_shape
 from mxnet import autograd
-
-NAN_REMEDY = (
-    "If it is data, leave out the rows with missing entries, or fill them in; if it is learned, use a smaller learning "
-    "rate."
-)
 
 _Own = TypeVar("_Own", bound="VectorDistribution")
 
@@ -189,10 +186,10 @@ class VectorDistribution(Distribution):
         except NotFiniteError:
             # What is wrong with the data is worth more to know than the NaN it made of a learned matrix. After any
             # other failure MXNet hands out garbage, also for the data.
-            self._refuse_data(variables)
+            _data.refuse_not_finite(self, variables)
             raise
-        if self._policy() is not None and self._is_nan(variables):
-            self._refuse_data(variables)
+        if self._policy() is not None and _data.is_nan(self, variables):
+            _data.refuse_not_finite(self, variables)
         return log_pdf if self.log_pdf_scaling == 1 else log_pdf * self.log_pdf_scaling
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
@@ -337,22 +334,6 @@ class VectorDistribution(Distribution):
                 "carry no gradient. Fix it, for example as a constant, or learn it by its log density (MAP)."
             )
 
-    def _is_nan(self, variables):
-        return not self.MAY_BE_NAN and np.isnan(variables[self.outputs[0][1].uuid].asnumpy()).any()
-
-    def _refuse_data(self, variables):
-        """Refuse what is not finite in the data that depend on the random variable, whose fault it is, or in itself."""
-        own = self.outputs[0][1]
-        for variable in [*_leaves_after(self, variables), own]:
-            value = variables[variable.uuid].asnumpy()
-            may_be_nan = getattr(variable.factor, "MAY_BE_NAN", False)
-            bad = np.argwhere(np.isinf(value) if may_be_nan else ~np.isfinite(value))
-            if len(bad):
-                found, index = value[tuple(bad[0])], tuple(int(i) for i in bad[0][1:])
-                remedy = _remedy(variable, found)
-                name = variable.name or "random_variable"
-                raise InferenceError(f"`{name}` is {found} at index {index}; expected finite numbers. {remedy}")
-
     def _check_positive(self, name, array):
         value = check_finite(array, self._full_name(name), event_axes=1)
         if not (value > 0).all():
@@ -387,27 +368,6 @@ class VectorDistribution(Distribution):
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)
-
-
-def _leaves_after(factor, variables):
-    """The random variables with a value that depend on a factor, and that nothing else depends on: data, mostly."""
-    found, left = {}, [variable for _, variable in factor.outputs]
-    while left:
-        for _, successor in left.pop().successors or ():
-            for _, variable in successor.outputs:
-                is_leaf = isinstance(successor, Distribution) and not variable.successors
-                if is_leaf and isinstance(variables.get(variable.uuid), mx.nd.NDArray):
-                    found[variable.uuid] = variable
-                elif not is_leaf:
-                    left.append(variable)
-    return found.values()
-
-
-def _remedy(variable, found):
-    """What to do about an entry that is not finite; what others depend on is learned, mostly."""
-    if variable.successors:
-        return "If it is learned, use a smaller learning rate."
-    return getattr(variable.factor, "NAN_REMEDY", NAN_REMEDY) if np.isnan(found) else "Look at the data."
 
 
 def _value(name, variable, variables):

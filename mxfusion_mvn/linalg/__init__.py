@@ -1,26 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear algebra on batches of matrices and rows; the other modules of this folder build on it."""
 
+from mxfusion_mvn.linalg.kronecker_products import flatten, kronecker, on_last_axis, unflatten
 from mxfusion_mvn.linalg.matrices import (
     as_row,
     blocks,
     cholesky,
-    constant,
     diagonal,
     divide_entries,
-    flatten,
     from_diagonal,
     gram,
     identity_like,
-    is_differentiated,
-    kronecker,
     log_abs_det,
     lower_triangle,
     multiply,
     multiply_entries,
     multiply_lower,
     multiply_upper,
-    on_last_axis,
     outer,
     outer_square,
     scale_rows,
@@ -34,10 +30,10 @@ from mxfusion_mvn.linalg.matrices import (
     take,
     transpose,
     triangular_factor,
-    unflatten,
     weighted_sum,
     with_diagonal,
 )
+from mxfusion_mvn.linalg.tape import constant, is_differentiated
 
 __all__ = [
     "as_row",

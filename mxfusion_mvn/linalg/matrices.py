@@ -9,7 +9,6 @@ from mxfusion_mvn.linalg import axes
 from mxfusion_mvn.linalg.axes import namespace
 
 import mxnet as mx
-from mxnet import autograd
 
 
 def cholesky(matrix):
@@ -183,33 +182,6 @@ def transpose(matrix):
     return mx.sym.swapaxes(matrix, -1, -2)
 
 
-def constant(array):
-    """
-    An array that passes no gradient on.
-
-    In MXNet 1.9.1 ``stop_gradient`` of an NDArray computed by way of ``swapaxes`` or ``concat`` crashes the process in
-    ``backward``, so an NDArray is taken off the tape instead.
-
-    :param array: NDArray or Symbol.
-    :returns: the same numbers.
-    """
-    return array.detach() if namespace(array) is mx.nd else mx.sym.stop_gradient(array)
-
-
-def is_differentiated(array):
-    """
-    Whether autograd has recorded how an array came about, so that a backward pass would reach it.
-
-    :param array: NDArray.
-    :returns: a bool.
-    """
-    try:
-        autograd.get_symbol(array)
-    except mx.base.MXNetError:
-        return False
-    return True
-
-
 def symmetric_part(matrix):
     """
     (A + A^T) / 2.
@@ -371,52 +343,3 @@ def blocks(factor, count):
         F.slice_axis(first, axis=-2, begin=count, end=None),
         F.slice_axis(second, axis=-2, begin=count, end=None),
     )
-
-
-def kronecker(left, right):
-    """
-    Kronecker products; leading axes broadcast.
-
-    :param left: (B..., N, E).
-    :param right: (B..., M, G).
-    :returns: (B..., N M, E G).
-    """
-    F = namespace(left)
-    left = F.expand_dims(F.expand_dims(left, axis=-1), axis=-3)  # N, 1, E, 1
-    right = F.expand_dims(F.expand_dims(right, axis=-2), axis=-4)  # 1, M, 1, G
-    return F.reshape(axes.multiply(left, right), shape=(-2, -3, -3), reverse=True)
-
-
-def flatten(matrices):
-    """
-    The last two axes as one, row by row.
-
-    :param matrices: (B..., N, M).
-    :returns: (B..., N M).
-    """
-    return namespace(matrices).reshape(matrices, shape=(-2, -3), reverse=True)
-
-
-def unflatten(vectors, example):
-    """
-    The last axis as two.
-
-    :param vectors: (B..., N M).
-    :param example: (..., N, M); its shape alone matters.
-    :returns: (B..., N, M).
-    """
-    F = namespace(vectors)
-    return F.reshape_like(vectors, example, lhs_begin=-1, lhs_end=None, rhs_begin=-2, rhs_end=None)
-
-
-def on_last_axis(kernel, matrices):
-    """
-    Apply a kernel on rows to the rows of many matrices.
-
-    :param kernel: function from (K, P, M) to (K, P, G).
-    :param matrices: (K, R, N, M).
-    :returns: (K, R, N, G).
-    """
-    F = namespace(matrices)
-    rows = kernel(F.reshape(matrices, shape=(-2, -3, 0), reverse=True))
-    return F.reshape_like(rows, matrices, lhs_begin=-2, lhs_end=-1, rhs_begin=-3, rhs_end=-1)
