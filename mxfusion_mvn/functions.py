@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Functions of variables for MXFusion models, evaluated for all Monte Carlo samples in one call.
 
-The host's own ``dot`` and ``*`` are evaluated once per sample, in a loop.
+MXFusion's own ``dot`` and ``*`` are evaluated once per sample, in a loop.
 """
 
 import numbers
@@ -30,7 +30,7 @@ def linear(design, weights, groups=None, dtype=None, ctx=None):
     :param design: one row of P predictors for each observation, Variable, NDArray or NumPy array (N, P).
     :param weights: Variable (P,) for one response, or (K, P) for K of them; with groups (J, P), a row for each group.
     :param groups: which row of the weights belongs to each observation, integers (N,); None where all have the same.
-    :param dtype: of constants made here, float32 or float64; None for the host's default, or an NDArray's own.
+    :param dtype: of constants made here, float32 or float64; None for MXFusion's default, or an NDArray's own.
     :param ctx: MXNet context of constants made here; None for the current one.
     :returns: Variable (N, 1) or (N, K); with groups (N, 1). Its shape is known at run time only.
     :raises ModelSpecificationError: for other types and shapes, as far as they are known.
@@ -57,7 +57,7 @@ def scale_rows(factor, scales, dtype=None, ctx=None):
 
 class SampledFunction(FunctionEvaluation):
     """
-    A function with one output that takes care of the sample axis itself; a leaf writes ``eval_impl`` and ``_misfit``.
+    A function with one output that handles the sample axis itself; a leaf writes ``eval_impl`` and ``_shape_error``.
 
     :param inputs: list of (name, Variable).
     :raises ModelSpecificationError: for shapes that do not fit, as far as they are known.
@@ -65,7 +65,7 @@ class SampledFunction(FunctionEvaluation):
 
     def __init__(self, inputs):
         super().__init__(inputs, [("output", Variable())], [name for name, _ in inputs], ["output"])
-        # The host gives outputs of functions the shape (1,), whatever they are.
+        # MXFusion gives outputs of functions the shape (1,), whatever they are.
         if all(variable.type != VariableType.FUNCVAR for _, variable in inputs):
             self._check({name: variable.shape for name, variable in inputs}, ModelSpecificationError)
 
@@ -74,7 +74,7 @@ class SampledFunction(FunctionEvaluation):
         The output.
 
         :param F: ``mxnet.ndarray``.
-        :param variables: dict from uuid to NDArray, (S or 1, ...). Of two floating dtypes the wider counts.
+        :param variables: dict from uuid to NDArray, (S or 1, ...). The wider of two floating dtypes counts.
         :param always_return_tuple: whether to wrap it in a list.
         :returns: NDArray (S or 1, ...).
         :raises InferenceError: for shapes that do not fit.
@@ -86,15 +86,15 @@ class SampledFunction(FunctionEvaluation):
         return [output] if always_return_tuple else output
 
     def _check(self, shapes, error):
-        expected = self._misfit(**shapes)
+        expected = self._shape_error(**shapes)
         if expected is not None:
             names = "` and `".join(shapes)
             got = " and ".join(checks.show_shape(shape) for shape in shapes.values())
             raise error(f"`{names}`: got shapes {got}; expected {expected}. Check the order of the axes.")
 
     @abstractmethod
-    def _misfit(self, **shapes):
-        """What shapes of the inputs were expected, in words, if these cannot be right; else None."""
+    def _shape_error(self, **shapes):
+        """The expected shapes of the inputs in words, if these cannot be right; else None."""
 
 
 class Linear(SampledFunction):
@@ -111,9 +111,9 @@ class Linear(SampledFunction):
 
     def replicate_self(self, attribute_map=None):
         """
-        A copy without inputs and outputs, for the host's copies of models.
+        A copy without inputs and outputs, for MXFusion's copies of models.
 
-        :param attribute_map: unused here; the host passes it.
+        :param attribute_map: unused here; MXFusion passes it.
         :returns: Linear.
         """
         replica = super().replicate_self(attribute_map)
@@ -131,26 +131,26 @@ class Linear(SampledFunction):
         """
         return _predicted(design, weights, self.groups)
 
-    def reduced(self, variables, value, alike=False):
+    def reduced(self, variables, value, isotropic=False):
         """
         A few rows that stand for all, if the design is constant.
 
         :param variables: dict from uuid to NDArray (S or 1, ...), the inputs among them.
         :param value: the response, constant NDArray (1, N, D).
-        :param alike: whether only the sum of all squares matters, for a covariance that is a multiple of the identity.
+        :param isotropic: whether the covariance is a multiple of the identity: only the sum of squares matters then.
         :returns: (value, output), NDArrays (1, M, D) and (S or 1, M, 1 or K), whose residuals have the same sums of
-            squares and products as those of all rows; None if these are not fewer.
+            squares and products as all rows together; None if these are not fewer.
         """
         design, weights = (variables[variable.uuid] for _, variable in self.inputs)
         if design.shape[0] > 1 or design.shape[1] != value.shape[1] or not is_constant(design):
             return None
-        design, response, groups = design_and_response(design[0].asnumpy(), value[0].asnumpy(), self.groups, alike)
+        design, response, groups = design_and_response(design[0].asnumpy(), value[0].asnumpy(), self.groups, isotropic)
         if len(response) >= value.shape[1]:
             return None
         design, response = (mx.nd.array(x[None], dtype=value.dtype, ctx=value.context) for x in (design, response))
         return response, _predicted(design, weights.astype(value.dtype, copy=False), groups)
 
-    def _misfit(self, design, weights):
+    def _shape_error(self, design, weights):
         grouped = self.groups is not None
         fits = (
             len(design) == 2 and len(weights) in ((2,) if grouped else (1, 2)) and _may_equal(design[-1], weights[-1])
@@ -179,7 +179,7 @@ class ScaleRows(SampledFunction):
         aligned = axes.align_samples({"factor": factor, "scales": scales}, {"factor": 2, "scales": 1})
         return linalg.scale_rows(aligned["factor"], aligned["scales"])
 
-    def _misfit(self, factor, scales):
+    def _shape_error(self, factor, scales):
         if len(factor) < 2 or not scales or not _may_equal(*factor[-2:]):
             return "(B..., D, D) and (B..., D)"
         fits = scales[-1] == 1 or _may_equal(factor[-1], scales[-1])

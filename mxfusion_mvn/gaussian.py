@@ -6,7 +6,8 @@ With r = x - mean and the structure's whitening z, |z|^2 = r^T Sigma^-1 r::
     log p(x) = -1/2 (|z|^2 + D log 2 pi + log det Sigma)
 
 Everything is differentiable, and the same for NDArrays and for Symbols inside a hybridized Gluon block. NDArrays
-broadcast their leading axes from the right; those of Symbols must be equal, for a Symbol has no shape.
+broadcast their leading axes from the right; the leading axes of Symbols must be equal, because a Symbol has no
+shape.
 """
 
 import functools
@@ -111,9 +112,9 @@ class Gaussian:
         """
         Log density; -inf off the support of a singular covariance.
 
-        Float32 arrays are computed in float64 and the result is rounded, but for singular and repaired covariances,
-        and while ``autograd.record()`` is on unless the covariance is of low rank. So they are by every other method,
-        except for draws.
+        Float32 arrays are computed in float64 and the result is rounded, except for singular and repaired
+        covariances, and while ``autograd.record()`` is on unless the covariance is of low rank. Every other method but
+        the draws does the same.
 
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes of value, mean and covariance; (1,) where there are none.
@@ -181,7 +182,7 @@ class Gaussian:
         """
         Kullback-Leibler divergence KL(self || other) in nats, for every pair of structures in closed form.
 
-        It is infinite if self has mass where other has none, or other has no density there. The formula is that of
+        It is infinite if self has mass where other has none, or other has no density there. The formula is in
         :func:`mxfusion_mvn.structures.pairs.kl_divergence`.
 
         :param other: a :class:`Gaussian` over the same space.
@@ -214,7 +215,7 @@ class Gaussian:
         The distribution of the other entries when some are known.
 
         :param index: list of distinct positions.
-        :param value: what they are, (B..., len(index)).
+        :param value: their values, (B..., len(index)).
         :param rest: list of all other positions, in the order wanted; needed only for Symbols.
         :returns: a :class:`Gaussian` over the other positions, ascending unless rest says otherwise.
         :raises ValueError: for an index that is empty, repeated, out of range or complete.
@@ -286,7 +287,7 @@ class Gaussian:
         :param probability: between 0 and 1.
         :returns: r, a float; for a singular covariance, whose rank may differ within a batch, a NumPy array (B'...).
             The region is ``mahalanobis(x) <= r ** 2``.
-        :raises ValueError: for what is not a probability.
+        :raises ValueError: if it is not a probability.
         :raises ImportError: without SciPy, unless D is 2.
         """
         if not isinstance(probability, numbers.Real) or not 0 < probability < 1:
@@ -298,7 +299,7 @@ class Gaussian:
         """
         The outline of the credible region of a two-dimensional Gaussian, for a picture.
 
-        :param probability: what the ellipse holds, between 0 and 1.
+        :param probability: the probability that the ellipse holds, between 0 and 1.
         :param num_points: P.
         :returns: NumPy array (P, B..., 2), a closed curve along its first axis.
         :raises ValueError: unless D is 2.
@@ -349,7 +350,7 @@ class Gaussian:
 
     @functools.cached_property
     def _leading(self):
-        """The leading axes B... of NDArrays, those of mean and covariance together."""
+        """The broadcast of the leading axes of mean and covariance, of NDArrays."""
         return broadcast_shapes(self.mean.shape[:-1], self.structure.leading())
 
     def _check_leading(self, name, shape, event_axes=1):
@@ -365,7 +366,7 @@ class Gaussian:
         return self.mean.broadcast_axes(axis=self.mean.ndim - 1, size=dim)
 
     def _difference(self, other):
-        """The mean minus that of another, (B..., D)."""
+        """The mean minus the mean of another, (B..., D)."""
         return subtract(self._full_mean(), other.mean)
 
     def _check_other(self, other):
@@ -380,7 +381,7 @@ class Gaussian:
 
 
 def _is_widened(*gaussians):
-    """Whether to compute in float64: not while training, unless digits would be lost, nor what may be repaired."""
+    """Whether float64 is used: not while training unless digits would be lost, nor under a policy that repairs."""
     for gaussian in gaussians:
         if namespace(gaussian.mean) is mx.sym or gaussian.mean.dtype != np.float32:
             return False

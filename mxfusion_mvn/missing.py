@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gaussian vectors of which some entries are missing: their exact density, and what was missing.
+"""Gaussian vectors with missing entries: their exact density, and the distribution of the missing entries.
 
-A pattern is a set of observed entries, with mask m. The matrix with the missing rows and columns replaced by those of
-the identity is block diagonal, so its factor gives everything about the observed block without changing any size::
+A pattern is a set of observed entries, with mask m. If the missing rows and columns are replaced by rows and columns
+of the identity, the matrix is block diagonal, so its factor gives everything about the observed block, and no size
+changes::
 
     C = diag(m) Sigma diag(m) + diag(1 - m) = L L^T        a = C^-1 diag(m) (x - mean)
     log p(x_observed) = -1/2 (|L^-1 diag(m) (x - mean)|^2 + |m| log 2 pi + 2 sum log L_ii)
@@ -24,13 +25,22 @@ from numbers import Integral
 
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE, OnFailure, factor
+from mxfusion_mvn.checks.failure import RAISE, factor
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace
+from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace, size_of
 from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.structures.pairs import is_singular
-from mxfusion_mvn.totals.patterns import after, chunks, codes, largest_chunk, masked_covariance, masked_factor
+from mxfusion_mvn.totals.patterns import (
+    after,
+    chunks,
+    codes,
+    flat,
+    largest_chunk,
+    masked_covariance,
+    masked_factor,
+    rectangle,
+)
 
 import mxnet as mx
 import numpy as np
@@ -42,7 +52,7 @@ class PartlyObserved:
     A Gaussian of which some entries of some rows are known.
 
     :param gaussian: a :class:`~mxfusion_mvn.Gaussian` of NDArrays with a regular covariance, its leading axes
-        (E..., V...) ending in those of value, or broadcasting to them.
+        (E..., V...) ending in the leading axes of value, or broadcasting to them.
     :param value: NDArray or NumPy array (V..., D), NaN where an entry is missing, or masked there. It is read here,
         which waits for it.
     :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
@@ -55,11 +65,10 @@ class PartlyObserved:
         if isinstance(value, np.ma.MaskedArray):
             value = checks.fill_masked(value)
         value = arguments.as_array("value", value, gaussian.mean, gaussian.structure.dim())
-        if on_failure is not None and not isinstance(on_failure, OnFailure):
-            arguments.refuse("on_failure", f"{on_failure!r}", "an OnFailure or None", "Write OnFailure('jitter').")
+        arguments.check_policy(on_failure)
         if 0 in value.shape:
             arguments.refuse("value", f"shape {value.shape}", "at least one row", "Check how it is computed.")
-        leading = broadcast_shapes(gaussian.mean.shape[:-1], gaussian.structure.leading())
+        leading = gaussian._leading
         own = leading[max(0, len(leading) - value.ndim + 1) :]
         if any(size not in (1, rows) for size, rows in zip(reversed(own), reversed(value.shape[:-1]))):
             arguments.refuse(
@@ -72,7 +81,7 @@ class PartlyObserved:
         self._name = name
         self._value_axes = value.shape[:-1]
         self._dim = value.shape[-1]
-        self._count = int(np.prod(self._value_axes, dtype=int))
+        self._count = size_of(self._value_axes)
         covariance = gaussian.structure.dense()
         self._extra = broadcast_shapes(gaussian.mean.shape[:-1], covariance.shape[:-2], self._value_axes)
         self._extra = self._extra[: len(self._extra) - len(self._value_axes)]
@@ -82,7 +91,7 @@ class PartlyObserved:
         self._mask = mx.nd.array(observed, dtype=value.dtype, ctx=value.context).expand_dims(0)
         flat = value.reshape((1, self._count, self._dim))
         self._value = mx.nd.where(self._mask, flat, mx.nd.zeros_like(flat))
-        most = largest_chunk(int(np.prod(self._extra, dtype=int)), self._dim)
+        most = largest_chunk(size_of(self._extra), self._dim)
         self._patterns = _Patterns(observed, self._covariance.shape[1] == 1, most)
         self._masks = mx.nd.array(self._patterns.masks, dtype=value.dtype, ctx=value.context)
 
@@ -99,7 +108,7 @@ class PartlyObserved:
         return self._log_pdf(self._residual()).reshape((self._extra + self._value_axes) or (1,))
 
     def _log_pdf(self, residual):
-        """Of masked residuals (S or 1, N, D), (S or 1, N)."""
+        """The log density of masked residuals (S or 1, N, D): (S or 1, N)."""
         samples = max(len(residual), len(self._covariance))
         densities, previous = [], []
         for patterns, members in self._patterns.buckets:
@@ -113,9 +122,9 @@ class PartlyObserved:
 
     def _log_pdf_of(self, rows, covariance, masks):
         """
-        Of rows (S, K, R, D) of patterns (K, D), with a covariance (S or 1, 1 or K, D, D).
+        The log density of rows (S, K, R, D) of patterns (K, D), with a covariance (S or 1, 1 or K, D, D).
 
-        Returns it, (S, K, R), and what is computed last of matrices that are not needed any more, a list.
+        Returns the density (S, K, R) and a list of arrays: once these are computed, the matrices are needed no more.
         """
         is_short = rows.shape[2] <= self._dim
         if is_short or not autograd.is_recording():
@@ -124,13 +133,13 @@ class PartlyObserved:
         else:
             blocks = factor(masked_covariance(covariance, masks), self._on_failure, self._name)
             residual = rows
-        flat = _flat(blocks, len(rows))
-        whitened = linalg.solve_lower(flat, _flat(residual, len(rows)))
+        roots = flat(blocks, len(rows))
+        whitened = linalg.solve_lower(roots, flat(residual, len(rows)))
         constants = normaliser(2 * linalg.log_abs_det(blocks), mx.nd.sum(masks, axis=-1))
         log_pdf = log_density(linalg.squared_norm(whitened).reshape(rows.shape[:-1]), constants.expand_dims(-1))
         if not is_short or not (is_differentiated(rows) or is_differentiated(covariance)):
             return log_pdf, []
-        solved = linalg.solve_upper(flat, whitened).reshape(rows.shape)
+        solved = linalg.solve_upper(roots, whitened).reshape(rows.shape)
         term = -mx.nd.sum(solved * rows, axis=-1)
         if is_differentiated(covariance):
             inverse = mx.nd.linalg.potri(blocks, out=spare)
@@ -187,10 +196,9 @@ class PartlyObserved:
             arguments.refuse(
                 "gaussian", f"extra leading axes {self._extra}", "none for draws", "Draw from each by itself."
             )
-        if num_samples is not None and (isinstance(num_samples, bool) or not isinstance(num_samples, Integral)):
+        is_count = isinstance(num_samples, Integral) and not isinstance(num_samples, bool) and num_samples > 0
+        if num_samples is not None and not is_count:
             arguments.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "Write 1 for one draw.")
-        if num_samples is not None and num_samples < 1:
-            arguments.refuse("num_samples", f"{num_samples}", "a positive integer or None", "Write 1 for one draw.")
         if noise is None:
             shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
             noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
@@ -220,7 +228,7 @@ class PartlyObserved:
         if any(size > 1 for size in extra) and extra != self._extra:
             array = array.reshape(extra + own + event).broadcast_to(self._extra + own + event)
             extra = self._extra
-        return array.reshape((int(np.prod(extra, dtype=int)), int(np.prod(own, dtype=int))) + event)
+        return array.reshape((size_of(extra), size_of(own)) + event)
 
     def _residual(self):
         """diag(m) (x - mean), (S, N, D)."""
@@ -294,12 +302,10 @@ class _Patterns:
         sizes = np.bincount(self.index, minlength=len(self.masks))
         starts = np.cumsum(sizes) - sizes
         self.buckets, self.place, offset = [], np.empty(count, dtype=int), 0
-        rounded = 2 ** np.ceil(np.log2(sizes)).astype(int)
-        for patterns in chunks(rounded, most):
+        for patterns in chunks(sizes, most):
             # Where a pattern has fewer rows than the widest of its bucket, its first row stands in, to be ignored.
-            width = sizes[patterns].max()
-            inside = np.arange(width) < sizes[patterns, None]
-            members = order[starts[patterns, None] + np.where(inside, np.arange(width), 0)]
+            members, inside = rectangle(starts[patterns], sizes[patterns])
+            members = order[members]
             self.place[members[inside]] = offset + np.flatnonzero(inside.ravel())
             self.buckets.append((patterns, members))
             offset += members.size
@@ -310,11 +316,6 @@ def _pick(array, index, samples):
     if len(index) != array.shape[1] or (index != np.arange(len(index))).any():
         array = mx.nd.take(array, mx.nd.array(index, dtype="int32", ctx=array.context), axis=1)
     return array if array.shape[0] == samples else array.broadcast_to((samples,) + array.shape[1:])
-
-
-def _flat(array, samples):
-    """The axes of samples and patterns as one, of so many samples."""
-    return _pick(array, np.arange(array.shape[1]), samples).reshape((-1,) + array.shape[2:])
 
 
 def _multiply_rows(matrix, rows):

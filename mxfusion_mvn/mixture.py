@@ -26,7 +26,7 @@ from mxfusion_mvn.structures.pairs import is_singular
 import mxnet as mx
 import numpy as np
 
-# 1 / e^x is not an ordinary number of the dtype any more.
+# Beyond these, 1 / e^x is not a normal number of the dtype.
 _LARGEST_EXPONENT = {"float32": 88.0, "float64": 709.0}
 
 
@@ -148,7 +148,7 @@ def _checked(value, weights, components):
     weights = arguments.as_array("weights", weights, components.mean)
     _check_leading("value", value.shape[:-1], components)
     _check_entries(value=value, weights=weights)
-    leading = axes.broadcast_shapes(value.shape[:-1] + (1,), _leading(components))
+    leading = axes.broadcast_shapes(value.shape[:-1] + (1,), components._leading)
     _check_weights("weights", weights, leading)
     return value, weights, components
 
@@ -167,21 +167,16 @@ def _check_components(components):
             "a Gaussian of NDArrays (B..., K, D)",
             "Build it with Gaussian(mean, covariance).",
         )
-    if not _leading(components):
+    if not components._leading:
         arguments.refuse("components", "a single Gaussian", "leading axes (B..., K)", "Write mean[None] for one.")
 
 
-def _leading(components):
-    """The leading axes (B..., K) of the components, () if there are none."""
-    return axes.broadcast_shapes(components.mean.shape[:-1], components.structure.leading())
-
-
 def _check_leading(name, own, components):
-    if not axes.do_broadcast(own, _leading(components)[:-1]):
+    if not axes.do_broadcast(own, components._leading[:-1]):
         arguments.refuse(
             name,
             f"leading axes {own}",
-            f"what broadcasts with {_leading(components)[:-1]}, those of the components before K",
+            f"what broadcasts with {components._leading[:-1]}, those of the components before K",
             "Rows are (B..., D), components (B..., K, D).",
         )
 

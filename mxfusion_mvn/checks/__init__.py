@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused, and how: of arguments where they are given, and of values where they are computed."""
+"""Checks and their messages: of arguments where they are given, and of values where they are computed."""
 
 from mxfusion_mvn.checks.data import (
     fill_masked,

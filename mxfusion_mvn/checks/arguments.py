@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the array level takes: MXNet arrays, and beside them numbers and NumPy arrays, checked as far as shapes go.
+"""Arguments of the array level: MXNet arrays, and beside them numbers and NumPy arrays, whose shapes are checked.
 
 The arrays of the covariance say what everything else must be: NDArray or Symbol, dtype and context.
 """
@@ -80,7 +80,7 @@ def as_mean(mean, like, dim):
 
 def check_leading(name, shape, event_axes, held):
     """
-    Refuse an argument whose leading axes do not broadcast with those of other arrays.
+    Refuse an argument whose leading axes do not broadcast with the leading axes of other arrays.
 
     :param name: the name of the argument.
     :param shape: its shape, a tuple.
@@ -101,7 +101,7 @@ def check_leading(name, shape, event_axes, held):
 
 def check_parameter(name, value, event):
     """
-    Refuse what is no array of a covariance structure. Its values are not looked at.
+    Refuse anything that is no array of a covariance structure. Its values are not looked at.
 
     :param name: the name of the argument.
     :param value: anything.
@@ -168,7 +168,7 @@ def check_alike(name, value, like):
 
 def check_count(name, value):
     """
-    Refuse what is no number of things.
+    Refuse anything that is no count.
 
     :param name: the name of the argument.
     :param value: anything.
@@ -180,7 +180,7 @@ def check_count(name, value):
 
 def check_policy(on_failure):
     """
-    Refuse what is no policy for matrices that cannot be factored.
+    Refuse anything that is no policy for matrices that cannot be factored.
 
     :param on_failure: anything.
     :raises ValueError: unless it is an :class:`~mxfusion_mvn.OnFailure` or None.
@@ -250,7 +250,7 @@ def as_integers(name, index):
     :raises ValueError: for anything else, masks among them.
     """
     try:
-        # What has no length may never end; the iteration of a sparse array does not.
+        # Iterating over an object without a length may never end, and over a sparse array does not.
         if isinstance(index, (mx.nd.NDArray, str, bytes, dict, set, frozenset)) or not hasattr(index, "__len__"):
             raise TypeError
         index = list(index)
@@ -271,7 +271,7 @@ def split(index, rest, dim, needs_rest=True):
     :param dim: D, or None for Symbols.
     :param needs_rest: whether Symbols do need it.
     :returns: (index, rest), lists of integers; rest is None where nobody knows.
-    :raises ValueError: for what is not an index, or a rest that is missing or not the rest of it.
+    :raises ValueError: unless index is an index and rest, where it is needed, all other positions.
     """
     if dim is None:
         if rest is None and needs_rest:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with arrays that users bring: their kind, and a shape other than the declared one."""
+"""Defects of arrays that users bring: their kind, and a shape other than the declared one."""
 
 import warnings
 
@@ -10,10 +10,10 @@ import numpy as np
 
 def kind_defect(value):
     """
-    What keeps an array, or what can become one, from being read as numbers.
+    Why an array, or a list that can become one, cannot be read as real numbers.
 
     :param value: NumPy array, list or tuple.
-    :returns: None if nothing does; else what was got, what was expected and what to do next, three strings.
+    :returns: None if it can; else three strings: the value, the expected value and what to do next.
     """
     masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
     if masked:

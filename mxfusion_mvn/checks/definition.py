@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused where a model is defined: on plain NumPy arrays and shape tuples, before anything is learned.
+"""Checks where a model is defined: on plain NumPy arrays and shape tuples, before anything is learned.
 
-It is raised as the host's own ``ModelSpecificationError``.
+They raise MXFusion's own ``ModelSpecificationError``.
 """
 
 from mxfusion_mvn.checks.data import kind_defect
@@ -29,9 +29,9 @@ def refuse(argument, got, expected, remedy):
 
 def check_name(name):
     """
-    Refuse a name that MXFusion's models have for something else.
+    Refuse a name that MXFusion's models use for something else.
 
-    :param name: that of a variable, or None.
+    :param name: the name of a variable, or None.
     :raises ModelSpecificationError: if models have an attribute of this name.
     """
     if name == "name" or name is not None and hasattr(Model, name):
@@ -62,7 +62,7 @@ def check_floating(argument, dtype):
 
 def floating_dtype(dtypes):
     """
-    The dtype in which arrays of several dtypes meet: never that of integers, which drop what is behind the point.
+    The dtype in which arrays of several dtypes meet: never an integer dtype, which drops the digits behind the point.
 
     :param dtypes: iterable of dtypes.
     :returns: float32 or float64, a NumPy dtype: the widest; None if none of them is one.
@@ -94,7 +94,7 @@ def check_finite(argument, value):
     """
     bad = np.argwhere(~np.isfinite(value))
     if len(bad):
-        index = tuple(int(i) for i in bad[0])
+        index = plain_index(bad[0])
         refuse(
             argument,
             f"{value[index]} at index {index} ({len(bad)} such entries)",
@@ -147,7 +147,7 @@ def asymmetry(value):
     float32 holds exactly are taken to be rounded to it.
 
     :param value: finite NumPy array (..., D, D).
-    :returns: None if there is none; else what was got, what was expected and what to do next, three strings.
+    :returns: None if there is none; else three strings: the value, the expected value and what to do next.
     """
     scale = np.sqrt(np.abs(np.diagonal(value, axis1=-2, axis2=-1)))
     scale = scale[..., :, None] * scale[..., None, :]
@@ -221,7 +221,7 @@ def smallest_eigenvalue(matrix):
 
 def check_positive(argument, value):
     """
-    Refuse zero and negative numbers.
+    Refuse zero and negative entries.
 
     :param argument: the name of the argument.
     :param value: finite NumPy array of any shape.
@@ -240,7 +240,7 @@ def check_positive(argument, value):
 
 def check_not_negative(argument, value):
     """
-    Refuse negative numbers.
+    Refuse negative entries.
 
     :param argument: the name of the argument.
     :param value: finite NumPy array of any shape.
@@ -254,7 +254,7 @@ def check_not_negative(argument, value):
 
 def check_lower_triangular(argument, value):
     """
-    Refuse matrices that are not the factor of a covariance.
+    Refuse matrices that are no factor of a covariance.
 
     :param argument: the name of the argument.
     :param value: finite NumPy array (..., D, D).
@@ -278,7 +278,7 @@ def above_diagonal(value, tolerance):
     The worst entry above the diagonal of a factor, of which only the lower triangle is read.
 
     :param value: NumPy array (..., D, D), finite in the lower triangle.
-    :param tolerance: what counts as zero, relative to the norm of the row of the lower triangle.
+    :param tolerance: the largest entry that counts as zero, relative to the norm of the row of the lower triangle.
     :returns: as :func:`asymmetry`.
     """
     if not np.triu(value, 1).any():
@@ -295,7 +295,7 @@ def above_diagonal(value, tolerance):
 
 def rounding(value):
     """
-    The machine epsilon of the precision that values were rounded to: float32 in a float64 array keeps that of float32.
+    The machine epsilon of the precision that values were rounded to, which in a float64 array may be float32.
 
     :param value: NumPy array of float32 or float64.
     :returns: a number.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a matrix that is not positive definite: it is reported, and repaired if the user says how.
+"""Matrices that are not positive definite: they are reported, and repaired if the user says how.
 
 MXNet reports a failed factorisation once, at the first reading, and hands out garbage after that. So every
 factorisation of NDArrays that goes through :func:`factor` is read here, at the price of waiting for it; a Symbol has
@@ -17,8 +17,8 @@ import numpy as np
 from mxfusion.common.exceptions import InferenceError
 from mxnet import autograd
 
-# What is tried in turn. Jitter is relative to the mean of the diagonal, the floor of a projection to the eigenvalue of
-# largest size, for that is what the rounding of a factorisation goes with.
+# The values that are tried in turn. Jitter is relative to the mean of the diagonal, the floor of a projection to the
+# eigenvalue of largest size, because rounding errors of a factorisation scale with them.
 JITTERS = {"float32": 10.0 ** np.arange(-6, -1), "float64": 10.0 ** np.arange(-10, -1)}
 FLOORS = {"float32": 10.0 ** np.arange(-5, -1), "float64": 10.0 ** np.arange(-10, -1)}
 
@@ -42,7 +42,7 @@ class RepairWarning(UserWarning):
 
 class Repair(NamedTuple):
     """
-    What was done to one matrix.
+    A change that was made to one matrix.
 
     ``added`` is the largest change of an entry; ``batch_index``, () for a single matrix, leaves out axes of size 1.
     """
@@ -207,7 +207,7 @@ def check_finite(array, name, event_axes=2):
     :param array: NDArray (B..., event).
     :param name: what to call it in messages.
     :param event_axes: how many axes an event has.
-    :returns: the numbers, a NumPy array of that shape.
+    :returns: the entries, a NumPy array of that shape.
     :raises NotFiniteError: naming the first such entry.
     :raises NotPositiveDefiniteError: for the result of a failed computation.
     """
@@ -216,7 +216,7 @@ def check_finite(array, name, event_axes=2):
     bad = np.argwhere(~np.isfinite(value))
     if len(bad):
         leading = value.ndim - event_axes
-        index = _own_index(bad[0][:leading], value.shape) + tuple(int(i) for i in bad[0][leading:])
+        index = _own_index(bad[0][:leading], value.shape) + checks.plain_index(bad[0][leading:])
         raise NotFiniteError(
             f"`{name}` is {value[tuple(bad[0])]} at index {index}; expected finite numbers. "
             "Look at what it is computed from; no repair is tried."
@@ -282,7 +282,7 @@ def _diagnosis(value):
     """Smallest eigenvalue of the symmetric part, largest asymmetry and where it is."""
     value = value.astype("float64")
     difference = np.abs(value - value.T)
-    where = tuple(int(i) for i in np.unravel_index(np.argmax(difference), difference.shape))
+    where = checks.plain_index(np.unravel_index(np.argmax(difference), difference.shape))
     return float(np.linalg.eigvalsh((value + value.T) / 2)[0]), float(difference.max()), where
 
 
@@ -294,7 +294,7 @@ def _jitter(value):
 
 
 def _projection(value):
-    """What clipping the eigenvalues of the symmetric part changes, or None."""
+    """The change by clipping the eigenvalues of the symmetric part, or None."""
     exact = value.astype("float64")
     eigenvalues, vectors = np.linalg.eigh((exact + exact.T) / 2)
     floors = np.abs(eigenvalues).max() * FLOORS[value.dtype.name]

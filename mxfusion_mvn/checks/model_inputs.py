@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a distribution accepts as an input: Variables, NDArrays, NumPy arrays and numbers, checked at definition."""
+"""Inputs of distributions: Variables, NDArrays, NumPy arrays and numbers, checked at definition."""
 
 import numbers
 
@@ -16,7 +16,7 @@ ACCEPTED = "a Variable, an NDArray, a NumPy array or a number"
 
 def refuse_numpy_mode():
     """
-    Refuse to define anything while MXNet's NumPy mode is on: the host cannot run in it.
+    Refuse to define anything while MXNet's NumPy mode is on: MXFusion cannot run in it.
 
     :raises ModelSpecificationError: after ``mx.npx.set_np()``.
     """
@@ -38,7 +38,7 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
         for a square matrix is that multiple of the identity.
     :param letters: the event axes, a letter for each: ``"D"`` a vector, ``"DD"`` a square matrix.
     :param check_value: function of name and NumPy array that refuses the values a constant must not have.
-    :param dtype: dtype of a constant made here; None for the host's default, or an NDArray's own.
+    :param dtype: dtype of a constant made here; None for MXFusion's default, or an NDArray's own.
     :param ctx: MXNet context of a constant made here; None for the current one.
     :returns: a Variable.
     :raises ModelSpecificationError: for anything else, another dtype or context, for constants that are not finite,
@@ -49,7 +49,7 @@ def array_input(name, value, letters, check_value=None, dtype=None, ctx=None):
             checks.refuse(option, *defect)
     array = _constant(name, value, dtype, ctx, len(letters))
     if array is None and value.type == VariableType.FUNCVAR:
-        return value  # the host gives function outputs the shape (1,), whatever they are
+        return value  # MXFusion gives function outputs the shape (1,), whatever they are
     shape = value.shape if array is None else array.shape
     if 0 in shape:
         checks.refuse(name, f"shape {checks.show_shape(shape)}", "at least one entry", "Check how it is computed.")
@@ -106,11 +106,11 @@ def as_variables(inputs, event, checks_by_name, dtype, ctx):
 
 def check_shape(shape, event_axes=1):
     """
-    Refuse what is not the shape of a random variable.
+    Refuse anything that is not the shape of a random variable.
 
     :param shape: tuple of positive integers and Variables, (B..., event).
     :param event_axes: how many axes an event has.
-    :returns: the shape, with NumPy integers turned into Python's, the only ones the host takes for a size.
+    :returns: the shape, with NumPy integers turned into Python's, the only ones MXFusion takes for a size.
     :raises ModelSpecificationError: for anything else.
     """
     if not isinstance(shape, tuple):

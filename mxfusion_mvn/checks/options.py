@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with an option that constructors share, in the words of an error: got, expected, what to do next."""
+"""Defects of options that constructors share, in the words of an error: the value, the expected one, what to do."""
 
 import math
 import numbers
@@ -12,10 +12,10 @@ import numpy as np
 
 def dtype_defect(dtype):
     """
-    What keeps an argument from being a dtype to compute in.
+    Why an argument is no dtype to compute in.
 
-    :param dtype: anything; None stands for the host's default.
-    :returns: None if nothing does; else what was got, what was expected and what to do next, three strings.
+    :param dtype: anything; None stands for MXFusion's default.
+    :returns: None if it is one; else three strings: the value, the expected value and what to do next.
     """
     if dtype is None or _is_floating(dtype):
         return None
@@ -24,7 +24,7 @@ def dtype_defect(dtype):
 
 def context_defect(ctx):
     """
-    What keeps an argument from being the place of arrays.
+    Why an argument is no context for arrays.
 
     :param ctx: anything; None stands for the current context.
     :returns: as :func:`dtype_defect`.

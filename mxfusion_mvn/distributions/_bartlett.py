@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the Wishart and the inverse Wishart share: both are laws of a Cholesky factor.
+"""The base of the Wishart and the inverse Wishart: both are distributions of a Cholesky factor.
 
 With X = L_X L_X^T, the lower factor L of the scale matrix, nu degrees of freedom and a triangular C, which is L^-1 L_X
 for the Wishart and L_X^-1 L for the inverse Wishart, both log densities are::
@@ -89,7 +89,7 @@ def _on_rows(kernel, factor, matrix):
 
 class BartlettDistribution(VectorDistribution):
     """
-    A law of positive definite matrices (B..., D, D) with degrees of freedom and a scale matrix.
+    A distribution of positive definite matrices (B..., D, D) with degrees of freedom and a scale matrix.
 
     A leaf says how the factors of X, of the scale and Bartlett's matrix hang together.
     """
@@ -100,7 +100,7 @@ class BartlettDistribution(VectorDistribution):
         **{name: forms.MATRICES[form].check for name, form in _FORMS.items()},
     }
 
-    # The last draw and its factor, between a recorded draw and its density; the host copies factors without __init__.
+    # The last draw and its factor, between a recorded draw and its density; MXFusion copies factors without __init__.
     _drawn = None
 
     def __init__(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The wiring of a vector distribution with the host: declaration, sample axis, dtypes and late errors.
+"""The wiring of a vector distribution with MXFusion: declaration, sample axis, dtypes and late errors.
 
 A subclass says how many event axes each input has, and writes ``log_pdf_impl`` and ``draw_samples_impl`` on arrays
 that are already aligned: (S or 1, B..., event), all with the same number of batch axes.
@@ -45,17 +45,17 @@ class VectorDistribution(Distribution):
     :param on_failure: an :class:`~mxfusion_mvn.OnFailure`; None to look at factorisations only where nothing records.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: dtype of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the parameters' own.
     """
 
     # The event axes of each array, a letter for each size: equal letters are equal sizes.
     EVENT: dict[str, str] = {"random_variable": "D"}
-    # What refuses the constants of an input, by its name: a function of the name and a NumPy array.
+    # The check of the constants of an input, by its name: a function of the name and a NumPy array.
     CHECKS: dict[str, Callable] = {}
     #: Whether NaN in the random variable means something, and what to do about it where it does not.
     MAY_BE_NAN = False
     NAN_REMEDY = NAN_REMEDY
-    # What a copy takes over: the host makes copies without calling __init__.
+    # The attributes that a copy takes over: MXFusion makes copies without calling __init__.
     ATTRIBUTES: tuple[str, ...] = ("_on_failure",)
 
     def __init_subclass__(cls, **kwargs):
@@ -70,7 +70,7 @@ class VectorDistribution(Distribution):
     def __new__(cls: type[_Own], *args: Any, shape: None = None, **kwargs: Any) -> _Own: ...
 
     def __new__(cls, *args, **kwargs):
-        # The host copies factors with cls.__new__(cls): without arguments this must give a bare object.
+        # MXFusion copies factors with cls.__new__(cls): without arguments this must give a bare object.
         factor = super().__new__(cls)
         shape = cls.__signature__.bind_partial(*args, **kwargs).arguments.get("shape")
         if shape is None:
@@ -97,9 +97,9 @@ class VectorDistribution(Distribution):
 
     def replicate_self(self, attribute_map=None):
         """
-        A copy without inputs and outputs, for the host's copies of models.
+        A copy without inputs and outputs, for MXFusion's copies of models.
 
-        :param attribute_map: unused here; the host passes it.
+        :param attribute_map: unused here; MXFusion passes it.
         :returns: a distribution of the same class.
         """
         replica = super().replicate_self(attribute_map)
@@ -110,7 +110,7 @@ class VectorDistribution(Distribution):
     @classmethod
     def define_variable(cls, shape, *args, **kwargs):
         """
-        Declare a random variable, with the shape first as in the host's classes.
+        Declare a random variable, with the shape first as in MXFusion's classes.
 
         :param shape: tuple (B..., D) of integers and Variables.
         :param args: the parameters, in the order of the class.
@@ -126,7 +126,7 @@ class VectorDistribution(Distribution):
 
         :param variables: the Variable, or a list with it.
         :raises ModelSpecificationError: if the parameters do not fit its shape, or it has a distribution already: the
-            host would keep both.
+            would keep both.
         """
         variable = variables[0] if isinstance(variables, (list, tuple)) else variables
         if variable.factor is not None:
@@ -162,7 +162,7 @@ class VectorDistribution(Distribution):
         """
         Log density, times ``log_pdf_scaling``.
 
-        Replaces the host's method, which first copies every input once per Monte Carlo sample.
+        Replaces MXFusion's method, which first copies every input once per Monte Carlo sample.
 
         :param F: ``mxnet.ndarray``.
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
@@ -184,7 +184,7 @@ class VectorDistribution(Distribution):
         try:
             log_pdf = compute(self._arrays(self.inputs + self.outputs, variables))
         except NotFiniteError:
-            # What is wrong with the data is worth more to know than the NaN it made of a learned matrix. After any
+            # A defect of the data tells the user more than the NaN that it made of a learned matrix. After any
             # other failure MXNet hands out garbage, also for the data.
             _data.refuse_not_finite(self, variables)
             raise
@@ -194,9 +194,9 @@ class VectorDistribution(Distribution):
 
     def draw_samples(self, F, variables, num_samples=1, targets=None, always_return_tuple=False):
         """
-        Draw samples, reparametrised where the law allows it.
+        Draw samples, reparametrised where the distribution allows it.
 
-        Replaces the host's method, which first copies every input once per Monte Carlo sample.
+        Replaces MXFusion's method, which first copies every input once per Monte Carlo sample.
 
         :param F: ``mxnet.ndarray``.
         :param variables: dict from uuid to NDArray (S or 1, B..., event), and to the sizes in the shape.
@@ -231,12 +231,12 @@ class VectorDistribution(Distribution):
         value, mean = self._regressed(variables, mean, value, matrix_axes)
         return reduced(value, mean, matrix_axes)._replace(vectors=vectors)
 
-    def _regressed(self, variables, mean, value, matrix_axes, alike=False):
+    def _regressed(self, variables, mean, value, matrix_axes, isotropic=False):
         """As :meth:`_reduced`, (value, mean), by what is known of the function that the mean comes from."""
         reduce = getattr(dict(self.inputs)["mean"].factor, "reduced", None)
         if reduce is None or value.ndim != 3 or value.shape[0] > 1 or matrix_axes[1] > 1 or not is_constant(value):
             return value, mean
-        return reduce(variables, value, alike) or (value, mean)
+        return reduce(variables, value, isotropic) or (value, mean)
 
     def _event_axes(self):
         return {name: len(letters) for name, letters in self.EVENT.items()}
@@ -253,7 +253,7 @@ class VectorDistribution(Distribution):
         """Arrays by name, all of one dtype and with at least the axes of an event."""
         arrays = {name: _value(name, variable, variables) for name, variable in edges}
         held = {name: array for name, array in arrays.items() if isinstance(array, mx.nd.NDArray)}
-        # What is learned or drawn has the dtype of the inference; to data and constants it can make no difference.
+        # Parameters and draws have the dtype of the inference; data and constants follow it.
         learned = {name for name, variable in self.inputs if variable.type != VariableType.CONSTANT}
         dtype = (
             checks.floating_dtype(array.dtype for name, array in held.items() if name in learned)
@@ -270,7 +270,7 @@ class VectorDistribution(Distribution):
         return arrays
 
     def _check_axes(self, value):
-        """Refuse data with other axes than declared: the host compares sizes only as far as both have axes."""
+        """Refuse data with other axes than declared: MXFusion compares sizes only as far as both have axes."""
         name, declared = self.outputs[0][1].name or "random_variable", self.outputs[0][1].shape
         got = value.shape[1:]
         # One vector may stand for all rows.
@@ -280,7 +280,7 @@ class VectorDistribution(Distribution):
             raise InferenceError(f"`{name}`: got shape {got}; expected {expected}. {remedy}")
 
     def _check_sizes(self, arrays, shape):
-        """Refuse what definition could not: the host knows no shape of what a function puts out, nor how many rows."""
+        """Refuse sizes that definition did not know: the shapes of function outputs, and how many rows there are."""
         sizes = self._sizes(shape)
         batch = shape[: len(shape) - len(self.EVENT["random_variable"])]
         for name, array in arrays.items():
@@ -349,7 +349,7 @@ class VectorDistribution(Distribution):
         return None if autograd.is_recording() else RAISE
 
     def _full_name(self, name):
-        """The name of an input with that of the random variable, for messages that put it in backquotes."""
+        """The names of an input and of the random variable, for messages that put them in backquotes."""
         return f"{name}` of variable `{self.outputs[0][1].name}"
 
     def _declare(self, shape):
@@ -387,7 +387,7 @@ def _with_event_axes(array, axes):
 
 
 def _is_event(event, letters, sizes):
-    """Whether sizes are those of an event, or 1; equal letters are equal sizes: D entries in a row are no matrix."""
+    """Whether sizes fit an event, or are 1; equal letters are equal sizes: D entries in a row are no matrix."""
     return (
         len(event) == len(letters)
         and all(size in (1, sizes.get(letter, size)) for letter, size in zip(letters, event))

@@ -59,7 +59,7 @@ def _leaves_after(factor, variables):
 
 
 def _remedy(variable, found):
-    """What to do about an entry that is not finite; what others depend on is learned, mostly."""
+    """What to do about an entry that is not finite; a variable that others depend on is learned, mostly."""
     if variable.successors:
         return "If it is learned, use a smaller learning rate."
     return getattr(variable.factor, "NAN_REMEDY", NAN_REMEDY) if np.isnan(found) else "Look at the data."

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the distributions share that are given one square matrix: a covariance, a precision or a Cholesky factor."""
+"""The base of distributions that are given one square matrix: a covariance, a precision or a Cholesky factor."""
 
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian

@@ -58,7 +58,7 @@ def log_multivariate_gamma_excess(x, dim):
 
 def stirling_rest(x):
     """
-    What Stirling's formula lacks, r(x) = log Gamma(x) - (x - 1/2) log x + x - 1/2 log 2 pi.
+    The rest of Stirling's formula, r(x) = log Gamma(x) - (x - 1/2) log x + x - 1/2 log 2 pi.
 
     :param x: NDArray of float64 with at least one axis, positive.
     :returns: NDArray of that shape.
@@ -72,7 +72,7 @@ def stirling_rest(x):
     if not is_differentiated(x):
         return value
     slope = mx.nd.where(is_large, -_series(_COEFFICIENTS, inverse), digamma(small) - log_small + 0.5 / small)
-    # The second term is 0, with the gradient that the first is denied.
+    # The second term is 0, and has the gradient.
     return value + slope * (x - held)
 
 

@@ -6,7 +6,7 @@ independent rows. With D - 1 - i rows after row i = 0, 1, ..., and a_i = eta + (
 
     log p(L) = sum over i >= 1 of (2 a_i - 2) log L_ii - i/2 log pi - log Gamma(a_i) + log Gamma(eta + (D - 1)/2)
 
-with respect to the entries below the diagonal. The constant is that of Lewandowski, Kurowicka and Joe ("Generating
+with respect to the entries below the diagonal. The constant is from Lewandowski, Kurowicka and Joe ("Generating
 random correlation matrices based on vines and extended onion method", J. Multivariate Analysis 100, 2009, page 1999),
 and the product of L_ii^(D - 1 - i) is the Jacobian from R to L (Stan Functions Reference, "Cholesky LKJ correlation
 distribution"). Each row by itself integrates (1 - |w|^2)^(a_i - 1) over the unit ball of dimension i.
@@ -45,7 +45,7 @@ class LKJCholesky(VectorDistribution):
         without it the factor of the model's graph, for ``set_prior``.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix normal in an MXFusion model: rows and columns each have a covariance.
 
-Read row by row, a matrix X with law MN(mean, R, C) is a vector with covariance R x C (Kronecker), so
+Read row by row, a matrix X that is distributed as MN(mean, R, C) is a vector with covariance R x C (Kronecker), so
 ``Cov[X_ij, X_kl] = R_ik C_jl``; its density needs the factors of R and C only.
 """
 
@@ -32,7 +32,7 @@ class MatrixNormal(VectorDistribution):
     :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
@@ -71,7 +71,7 @@ class MatrixNormal(VectorDistribution):
         :param mean: NDArray (S or 1, B..., n, m).
         :param random_variable: NDArray (S or 1, B..., n, m).
         :param F: ``mxnet.ndarray``.
-        :param matrices: those of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
+        :param matrices: the matrices of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
         :returns: NDArray (S or 1, B...).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
         """
@@ -86,7 +86,7 @@ class MatrixNormal(VectorDistribution):
         :param rv_shape: tuple (B..., n, m), the shape of one draw.
         :param num_samples: S.
         :param F: ``mxnet.ndarray``.
-        :param matrices: those of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
+        :param matrices: the matrices of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
         :returns: NDArray (S, B..., n, m).
         :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
         """

@@ -41,7 +41,7 @@ class GaussianMixture(MatrixDistribution):
     :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
@@ -83,7 +83,7 @@ class GaussianMixture(MatrixDistribution):
         """
         The probability of each component for each observed row.
 
-        :param variables: dict from uuid to NDArray (S or 1, B..., event), as the host hands it to ``log_pdf``.
+        :param variables: dict from uuid to NDArray (S or 1, B..., event), as MXFusion hands it to ``log_pdf``.
         :returns: NDArray (S or 1, B..., K).
         :raises InferenceError: for anything but such a dict.
         """

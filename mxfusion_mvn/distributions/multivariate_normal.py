@@ -28,7 +28,7 @@ class MultivariateNormal(MatrixDistribution):
     background and only learns of the failure when a result is read; asking at every step would stall it. So during
     ``autograd.record()`` nothing is checked, unless on_failure is given. Everywhere else (drawing, predicting, and the
     evaluation with which MXFusion's batch loop ends a run) a ``NotPositiveDefiniteError``, an ``InferenceError`` of
-    the host, names the variable. If something reads a loss or a parameter earlier, as ``verbose=True`` does, MXNet's
+    MXFusion, names the variable. If something reads a loss or a parameter earlier, as ``verbose=True`` does, MXNet's
     own error surfaces there. A minibatch run ends without such an evaluation; its first prediction reports the failure.
 
     :param mean: (B..., D) or (B..., 1), or a number.
@@ -43,7 +43,7 @@ class MultivariateNormal(MatrixDistribution):
         waits for each factorisation. A constant is checked here all the same.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
@@ -132,7 +132,7 @@ class MultivariateNormal(MatrixDistribution):
     def _total_of_entries(self, variables, mean, value, matrix):
         """Independent entries of one variance: each is a vector by itself, and there is no matrix to factor."""
         vectors = all_rows(value, mean, matrix.shape[:-2]).vectors * value.shape[-1]
-        value, mean = self._regressed(variables, mean, value, matrix.shape[:-2], alike=True)
+        value, mean = self._regressed(variables, mean, value, matrix.shape[:-2], isotropic=True)
         matrix = matrix.expand_dims(-3)
         rows = reduced(value.expand_dims(-1), mean.expand_dims(-1), matrix.shape[:-2])
         return self._total_of_rows(rows._replace(vectors=vectors), matrix)
@@ -157,7 +157,7 @@ class MultivariateNormal(MatrixDistribution):
 
 class MultivariateNormalMeanPrecision(MultivariateNormal):
     """
-    N(mean, precision^-1), a drop-in for the host's class of this name.
+    N(mean, precision^-1), a drop-in for MXFusion's class of this name.
 
     :param mean: (B..., D) or (B..., 1), or a number.
     :param precision: (B..., D, D); a number or 1 x 1 matrix is that multiple of the identity, and None the identity.

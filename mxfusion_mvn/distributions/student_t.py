@@ -23,7 +23,7 @@ import mxnet as mx
 import numpy as np
 from mxnet import autograd
 
-# More degrees of freedom than these change no digit; q / nu is still an ordinary number.
+# More degrees of freedom than these change no digit; q / nu is still a normal number.
 _AS_INFINITE = {"float32": 1e30, "float64": 1e200}
 # Residuals beyond these are scaled before they are squared; q / nu is of size 1 or more, whatever nu is.
 _LARGEST = {name: math.sqrt(value) for name, value in _AS_INFINITE.items()}
@@ -49,7 +49,7 @@ class MultivariateStudentT(MatrixDistribution):
     :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
@@ -88,7 +88,7 @@ class MultivariateStudentT(MatrixDistribution):
         """
         dim = random_variable.shape[-1]
         gaussian = self._gaussian(mean, matrix, dim)
-        # First, for MXNet raises an old failure at whatever is read first, and the factorisation reports it by name.
+        # First, because MXNet raises an old failure at whatever is read first; the factorisation reports it by name.
         log_det = gaussian.structure.log_det()
         freedom = self._freedom(degrees_of_freedom)
         excess = log_gamma_excess(0.5 * freedom.astype("float64"), np.array([0.5 * dim]))

@@ -32,7 +32,7 @@ class Wishart(_bartlett.BartlettDistribution):
     :param on_failure: as in :class:`~mxfusion_mvn.MultivariateNormal`, for the scale and the random variable.
     :param rand_gen: the random generator, MXFusion's own if None.
     :param dtype: float32 or float64, of the constants made here; draws follow the parameters.
-    :param ctx: MXNet context of constants and draws; None for the current one and that of the parameters.
+    :param ctx: MXNet context of constants and draws; None for the current one and the parameters' own.
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 

@@ -72,10 +72,10 @@ def per_row(kernel, arrays, vectors):
     if not in_order:
         vectors = vectors.transpose(order + [len(order)])
     ordered = vectors.shape[:-1]
-    count = _product(own)
+    count = size_of(own)
     rows = kernel(
         *(_fold(array, own) for array in arrays),
-        _reshape(vectors, (count, _product(ordered) // count, vectors.shape[-1])),
+        _reshape(vectors, (count, size_of(ordered) // count, vectors.shape[-1])),
     )
     rows = _reshape(rows, ordered + rows.shape[-1:])
     if not in_order:
@@ -94,6 +94,16 @@ def broadcast_leading(*matrices):
         return list(matrices)
     leading = broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))
     return [_spread(matrix, leading, event_axes=2) for matrix in matrices]
+
+
+def size_of(shape):
+    """
+    How many entries there are.
+
+    :param shape: tuple of integers.
+    :returns: an integer, 1 for no axes.
+    """
+    return int(np.prod(shape, dtype=int))
 
 
 def complement(index, size):
@@ -138,7 +148,7 @@ def do_broadcast(first, second):
 
 def align_samples(arrays, event_axes, batch_axes=0):
     """
-    Give arrays of the host, (S or 1, B..., event), the same number of batch axes.
+    Give arrays of MXFusion, (S or 1, B..., event), the same number of batch axes.
 
     Missing batch axes are inserted *after* the sample axis: aligning whole shapes from the right would take the
     samples of a mean (S, D) for the rows of a variable (S, N, D), and go unnoticed when S equals N.
@@ -167,13 +177,9 @@ def _spread(array, leading, event_axes):
 
 def _fold(matrix, leading):
     """A matrix (., ., .) with its leading axes, broadcast to given sizes, as one."""
-    if _product(matrix.shape[:-2]) != _product(leading):
+    if size_of(matrix.shape[:-2]) != size_of(leading):
         matrix = _spread(matrix, leading, event_axes=2)
-    return _reshape(matrix, (_product(leading),) + matrix.shape[-2:])
-
-
-def _product(sizes):
-    return int(np.prod(sizes, dtype=int))
+    return _reshape(matrix, (size_of(leading),) + matrix.shape[-2:])
 
 
 def _reshape(array, shape):

@@ -28,7 +28,7 @@ def triangular_factor(root):
     """
     Lower triangular L with L L^T = A A^T, without forming the product: A = L Q with orthonormal rows of Q.
 
-    Its error goes with the condition number of A; that of the Cholesky factor of A A^T goes with the square of it. It
+    Its error grows with the condition number of A; the error of the Cholesky factor of A A^T grows with its square. It
     cannot fail. The gradient needs an A of full rank.
 
     :param root: A (B..., D, E), E >= D.

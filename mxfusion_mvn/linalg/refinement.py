@@ -2,7 +2,7 @@
 """A second factor that makes up for the rounding of the first.
 
 The Cholesky factor L of a matrix A of condition number k carries a relative error k * eps into log det A and into
-quadratic forms. What it misses is a matrix near I, and the factor K of that one is well conditioned::
+quadratic forms. The missing part is a matrix near I, whose factor K is well conditioned::
 
     A = L (I + M) L^T        I + M = K K^T        M = L^-1 (A - L L^T) L^-T
 
@@ -12,7 +12,7 @@ rest::
 
     A - L L^T = (A - H H^T) - 1/2 (R + R^T)        R = (L - H) (L + H)^T
 
-The error that is left is about sqrt(k) * eps. K is held constant in gradients: it is I but for rounding.
+The error that is left is about sqrt(k) * eps. K is held constant in gradients: it is I up to rounding.
 """
 
 from mxfusion_mvn import linalg

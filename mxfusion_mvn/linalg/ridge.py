@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ridge regression on the columns of a matrix V: what I + V V^T takes, without a matrix of its size.
+"""Ridge regression on the columns of a matrix V: computations with I + V V^T without a matrix of its size.
 
 The same code for NDArray and Symbol, on the last axes, as in :mod:`mxfusion_mvn.linalg`.
 """
@@ -38,7 +38,7 @@ def ridge_coefficients(matrix, factor, rows):
     condition number of V out of the error.
 
     :param matrix: V (K, D, E).
-    :param factor: that of :func:`ridge_factor`, (K, E, E).
+    :param factor: the factor of :func:`ridge_factor`, (K, E, E).
     :param rows: y (K, R, D).
     :returns: a (K, R, E).
     """
@@ -50,18 +50,3 @@ def ridge_coefficients(matrix, factor, rows):
     coefficients = solve(F.linalg.gemm2(rows, matrix))
     remainder = rows - linalg.multiply(matrix, coefficients)
     return coefficients + solve(F.linalg.gemm2(remainder, matrix) - coefficients)
-
-
-def ridge_split(matrix, factor, rows):
-    """
-    The ridge regression a of every row y, and what it leaves, y - V a.
-
-    Then y^T (I + V V^T)^-1 y = |y - V a|^2 + |a|^2.
-
-    :param matrix: V (K, D, E).
-    :param factor: that of :func:`ridge_factor`, (K, E, E).
-    :param rows: y (K, R, D).
-    :returns: a (K, R, E) and y - V a (K, R, D).
-    """
-    coefficients = ridge_coefficients(matrix, factor, rows)
-    return coefficients, rows - linalg.multiply(matrix, coefficients)

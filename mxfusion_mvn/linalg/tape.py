@@ -15,7 +15,7 @@ def constant(array):
     ``backward``, so an NDArray is taken off the tape instead.
 
     :param array: NDArray or Symbol.
-    :returns: the same numbers.
+    :returns: an array with the same entries.
     """
     return array.detach() if namespace(array) is mx.nd else mx.sym.stop_gradient(array)
 

@@ -9,10 +9,10 @@ structure              covariance                                  a log density
 ``Precision``          P^-1, never formed                          D^3, once per matrix
 ``Diagonal``           diag(v)                                     D a row
 ``LowRank``            W W^T + diag(d)                             D r^2, once per matrix
-``Kronecker``          R x C, each side a structure                that of its sides
+``Kronecker``          R x C, each side a structure                what its sides cost
 ``ScaledCorrelation``  diag(s) R diag(s)                           D^3, once per matrix
 ``Singular``           Sigma, positive semi-definite               D^3, once per matrix
-``Shared``             one for all rows, declared for Symbols      that of what is shared
+``Shared``             one for all rows, declared for Symbols      what the shared one costs
 =====================  ==========================================  ===========================
 
 Each meets the protocol of :class:`Structure`; nothing else of the package needs to know which one it has.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a structure does with the arrays that it holds, and with the structures that it is made of."""
+"""The arrays and parts of a structure: what is kept, copied, cast and looked at."""
 
 import copy
 import functools
@@ -39,10 +39,10 @@ class ArrayHolder:
     """
     Holds arrays, and other holders, as attributes.
 
-    What is computed of an array is kept (see :func:`computed_once`): do not change one in place that has no gradient.
+    Results of computations are kept (see :func:`computed_once`): do not change an array without a gradient in place.
     """
 
-    # What a factorisation of the dense matrix does on failure, and what it calls the matrix.
+    # The policy of a factorisation of the dense matrix, and the name of the matrix in messages.
     on_failure = RAISE
     name = "covariance"
 
@@ -66,7 +66,7 @@ class ArrayHolder:
 
     def parameters(self):
         """
-        The arrays it is made of, and those of its parts.
+        The arrays it is made of, and the arrays of its parts.
 
         :returns: an iterator of NDArrays or Symbols.
         """

@@ -38,7 +38,7 @@ class Kronecker(Structure):
             arguments.check_alike("column", right, left)
         self.row = row
         self.column = column
-        # What has no Kronecker form, such as a marginal, is factored as a dense matrix: under the policy of a side.
+        # A marginal, for example, has no Kronecker form and is factored as a dense matrix: under the policy of a side.
         self.on_failure = row.on_failure if row.on_failure is None or may_repair(row.on_failure) else column.on_failure
 
     def root(self):
@@ -70,7 +70,7 @@ class Kronecker(Structure):
         return linalg.flatten(linalg.outer(self.row.inverse_diagonal(), self.column.inverse_diagonal()))
 
     def template(self):
-        """Outer products of those of the sides, (..., D)."""
+        """Outer products of the templates of the sides, (..., D)."""
         return linalg.flatten(self._example())
 
     def leading(self):

@@ -5,13 +5,13 @@ With V = diag(d)^-1/2 W, C = I + V^T V = L L^T and y = diag(d)^-1/2 r::
 
     a = C^-1 V^T y        r^T Sigma^-1 r = |y - V a|^2 + |a|^2        log det Sigma = sum log d + 2 sum log L_ii
 
-Both squares are positive. The usual |y|^2 - |L^-1 V^T y|^2 is the same number as a difference, and in float32 comes
+Both squares are positive. The usual |y|^2 - |L^-1 V^T y|^2 is the same value as a difference, and in float32 comes
 out negative for small d. One step of refinement makes a good to the last digits. With d far below W W^T the remainder
 y - V a = d^-1/2 (r - W a) would still be mostly rounding, so in float32 W a is subtracted in parts whose products are
 exact.
 
 The derivatives of L and a are differences of terms as large as 1/d. Gradients do without them: a minimises the sum of
-the two squares, so that it may be held constant, and that of log det Sigma, Sigma^-1, is computed as such.
+the two squares, so that it may be held constant, and the gradient of log det Sigma is computed as what it is, Sigma^-1.
 """
 
 from mxfusion_mvn import linalg
@@ -36,7 +36,7 @@ class LowRank(Structure):
     :param factor: W (B'..., D, r).
     :param diagonal: d (B'..., D), positive.
     :param rank: r; needed only for draws from Symbols, which have no shape.
-    :raises ValueError: for another type, dtype or shape, and for another rank than that of the factor.
+    :raises ValueError: for another type, dtype or shape, and for a rank other than the factor's.
     """
 
     def __init__(self, factor, diagonal, rank=None):

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes two Gaussians of any two structures: the Kullback-Leibler divergence and the product."""
+"""Functions of two Gaussians of any two structures: the Kullback-Leibler divergence and the product."""
 
 import numbers
 
 from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.linalg.axes import add, multiply, namespace, subtract
 from mxfusion_mvn.linalg.density import log_density, normaliser, plus_rank
-from mxfusion_mvn.linalg.ridge import ridge_factor, ridge_split
+from mxfusion_mvn.linalg.ridge import ridge_coefficients, ridge_factor
 
 import mxnet as mx
 import numpy as np
@@ -24,7 +24,7 @@ def kl_divergence(difference, p, q):
 
     :param difference: mean_p - mean_q (B..., D), or (B..., 1).
     :param p: the :class:`~mxfusion_mvn.structures.Structure` of p.
-    :param q: that of q.
+    :param q: the structure of q.
     :returns: the broadcast of all leading axes; infinite unless p and q have the same support.
     """
     p, q = p.for_one_computation(), q.for_one_computation()
@@ -46,7 +46,7 @@ def product(difference, p, q):
 
     :param difference: mean_q - mean_p (B..., D), or (B..., 1).
     :param p: the :class:`~mxfusion_mvn.structures.Structure` of p, which may be singular.
-    :param q: that of q, which may not.
+    :param q: the structure of q, which may not.
     :returns: (mean - mean_p, the structure of Sigma, the log of the constant).
     :raises ValueError: if q is singular.
     """
@@ -60,7 +60,7 @@ def product(difference, p, q):
     whitened = linalg.transpose(q.whitening().on_rows(linalg.transpose(root)))
     ridge = ridge_factor(whitened)
     target = q.whiten(difference)
-    coefficients = structures.RowMap(_ridge_coefficients, whitened, ridge)(target)
+    coefficients = structures.RowMap(ridge_coefficients, whitened, ridge)(target)
     remainder = subtract(target, structures.RowMap(linalg.multiply, whitened)(coefficients))
     squares = add(linalg.squared_norm(remainder), linalg.squared_norm(coefficients))
     log_det = add(q.log_det(), 2 * linalg.log_abs_det(ridge))
@@ -73,7 +73,7 @@ def is_wider(p, q):
     Whether p is the wider of two, by the mean log variance: a product is accurate where it is not.
 
     :param p: the :class:`~mxfusion_mvn.structures.Structure` of p.
-    :param q: that of q.
+    :param q: the structure of q.
     :returns: a bool, False for Symbols, while recording and if one is singular.
     """
     if autograd.is_recording() or namespace(p.template()) is mx.sym or is_singular(p) or is_singular(q):
@@ -94,7 +94,7 @@ def is_singular(structure):
 
 def dense_like(structure, covariance):
     """
-    A covariance without more structure than that of what it was made from: singular or not, and under its policy.
+    A covariance as a dense structure: singular if the one it was made from is, and under the same policy.
 
     :param structure: the :class:`~mxfusion_mvn.structures.Structure` it was made from.
     :param covariance: (B..., K, K).
@@ -127,10 +127,6 @@ def _support_gap(difference, p, q):
         columns = q.barrier().on_rows(linalg.constant(linalg.transpose(p.root())))
         gap = add(gap, add(q.off_support(difference), F.max(columns, axis=(-2, -1))))
     return gap
-
-
-def _ridge_coefficients(whitened, ridge, rows):
-    return ridge_split(whitened, ridge, rows)[0]
 
 
 def _intersection(p, q, root, ridge):

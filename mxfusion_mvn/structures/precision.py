@@ -15,10 +15,10 @@ from mxfusion_mvn.linalg.axes import complement
 from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
-from mxfusion_mvn.structures.structure import Structure
+from mxfusion_mvn.structures.structure import SquareMatrix
 
 
-class Precision(Structure):
+class Precision(SquareMatrix):
     """
     Sigma = P^-1.
 
@@ -70,17 +70,8 @@ class Precision(Structure):
         log_det, second = linalg.log_abs_det(self.factor()), self._second()
         return -2 * (log_det if second is None else log_det + linalg.log_abs_det(second))
 
-    def template(self):
-        """The diagonal of P, (B'..., D)."""
-        return linalg.diagonal(self.precision)
-
-    def leading(self):
-        """B'."""
-        return self.precision.shape[:-2]
-
-    def dim(self):
-        """D."""
-        return linalg.size(self.precision)
+    def _matrix(self):
+        return self.precision
 
     def inverse_diagonal(self):
         """The diagonal of P, (B'..., D)."""
@@ -92,7 +83,7 @@ class Precision(Structure):
             rest = complement(index, self.dim())
         if not rest:
             return self._block(index)
-        # The last block of the factor of P, in the order rest, index, is that of the Schur complement.
+        # The last block of the factor of P, in the order rest, index, is the factor of the Schur complement.
         kept = linalg.blocks(self._block(list(rest) + list(index)).factor(), len(rest))[2]
         return Precision(linalg.outer_square(kept), self.on_failure, self.name)
 

@@ -21,7 +21,7 @@ class Shared(Structure):
     """
     A covariance with leading axes (B'..., 1), to meet vectors (B..., N, D).
 
-    :param structure: any :class:`Structure`, with leading axes (B'...). Of Symbols the axes before N must be equal.
+    :param structure: any :class:`Structure`, with leading axes (B'...). The axes before N of Symbols must be equal.
     :raises ValueError: if it is no structure.
     """
 

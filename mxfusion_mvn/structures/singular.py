@@ -8,18 +8,18 @@ regular, so the ordinary factor does everything::
     |z|^2 = |diag(m) L^-1 V^T r|^2        log det = 2 sum log L_ii        Cov[V diag(m) L noise] = Sigma
 
 V and m are held constant in gradients, so these are the derivatives within the subspace, exact also where eigenvalues
-coincide, which those of an eigenvalue routine are not.
+coincide, where the derivatives of an eigenvalue routine are not.
 """
 
 import numbers
 
 from mxfusion_mvn import linalg
-from mxfusion_mvn.checks import arguments, at_index
+from mxfusion_mvn.checks import arguments, at_index, plain_index
 from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
 from mxfusion_mvn.linalg.axes import namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
-from mxfusion_mvn.structures.structure import Structure
+from mxfusion_mvn.structures.structure import SquareMatrix
 
 import mxnet as mx
 import numpy as np
@@ -28,7 +28,7 @@ import numpy as np
 TOLERANCE = {"float32": 1e3 * np.finfo("float32").eps, "float64": 1e6 * np.finfo("float64").eps}
 
 
-class Singular(Structure):
+class Singular(SquareMatrix):
     """
     Sigma, symmetric positive semi-definite.
 
@@ -40,7 +40,7 @@ class Singular(Structure):
     :param name: what to call it in messages.
     :raises ValueError: for another type, dtype or shape, a rank that is not a positive integer, and a tolerance that is
         not between 0 and 1.
-    :raises NotPositiveDefiniteError: for NDArrays, if a number is not finite, an eigenvalue is negative beyond the
+    :raises NotPositiveDefiniteError: for NDArrays, if an entry is not finite, an eigenvalue is negative beyond the
         tolerance, or there are fewer positive ones than the rank says.
     """
 
@@ -104,7 +104,7 @@ class Singular(Structure):
         return linalg.diagonal(self.dense())
 
     def whitening(self):
-        """diag(m) L^-1 V^T; its square is that of the pseudo-inverse."""
+        """diag(m) L^-1 V^T; its square is the pseudo-inverse."""
         vectors, mask, _ = self._support()
         return RowMap(_whiten, linalg.scale_rows(vectors, mask), self._factor())
 
@@ -124,17 +124,8 @@ class Singular(Structure):
         F = namespace(vectors)
         return RowMap(self._blocked, linalg.scale_rows(vectors, 1 - mask), F.expand_dims(F.sqrt(scale), axis=-1))
 
-    def template(self):
-        """The diagonal of what was given, (B'..., D)."""
-        return linalg.diagonal(self.covariance)
-
-    def leading(self):
-        """B'."""
-        return self.covariance.shape[:-2]
-
-    def dim(self):
-        """D."""
-        return linalg.size(self.covariance)
+    def _matrix(self):
+        return self.covariance
 
     def marginal(self, index, rest=None):
         """A Singular."""
@@ -146,7 +137,7 @@ class Singular(Structure):
         whitened = whitening.on_rows(linalg.submatrix(self.covariance, rest, given))
         own = linalg.submatrix(self.covariance, rest, rest)
         remaining = self._alike(own - linalg.outer_square(whitened))
-        # What is left may be nothing but rounding: it is small against Sigma, not against itself.
+        # The rest may be nothing but rounding: it is small against Sigma, not against itself.
         remaining._scale = self._support()[2]
         return whitening.then(RowMap(linalg.multiply, whitened)), remaining
 
@@ -156,7 +147,7 @@ class Singular(Structure):
         return alike
 
     def _blocked(self, outside, scale, rows):
-        """Relative to the vector too: at a distance from the mean its own rounding is larger than that of Sigma."""
+        """Relative to the vector too: far from the mean its own rounding is larger than the rounding of Sigma."""
         F = namespace(rows)
         rows = linalg.constant(rows)
         bound = self._bound() * F.broadcast_add(_length(rows), scale)
@@ -164,7 +155,7 @@ class Singular(Structure):
         return F.where(off, F.ones_like(off) * np.inf, F.zeros_like(off))
 
     def _bound(self):
-        """What counts as zero, relative to the scale."""
+        """The largest eigenvalue that counts as zero, relative to the scale."""
         if self._tolerance is not None:
             return self._tolerance
         if isinstance(self.covariance, mx.sym.Symbol):
@@ -176,21 +167,20 @@ class Singular(Structure):
 
     def _check(self, values, bound):
         """
-        Refuse what is no covariance, or has not the rank it should.
+        Refuse a matrix that is no covariance, or of a smaller rank than given.
 
         :param values: eigenvalues in ascending order, NumPy array (B'..., D).
         :param bound: what counts as zero, (B'..., 1).
         """
         if not np.isfinite(values).all():
             covariance = self.covariance.asnumpy()
-            index = tuple(int(i) for i in np.argwhere(~np.isfinite(covariance))[0])
+            index = plain_index(np.argwhere(~np.isfinite(covariance))[0])
             raise NotPositiveDefiniteError(
                 f"`{self.name}` is {covariance[index]} at index {index}; expected finite numbers. "
                 "Look at what it is computed from."
             )
         smallest = values[..., 0]
-        for index in np.argwhere(smallest < -bound[..., 0])[:1]:
-            index = tuple(int(i) for i in index)
+        for index in map(plain_index, np.argwhere(smallest < -bound[..., 0])[:1]):
             raise NotPositiveDefiniteError(
                 f"`{self.name}` is not positive semi-definite{at_index(index)}: its smallest eigenvalue is "
                 f"{smallest[index]:.6g}; expected none below {-bound[index][0]:.3g}. "
@@ -200,8 +190,7 @@ class Singular(Structure):
             return
         rounding = np.finfo(values.dtype).eps * values.shape[-1] * np.abs(values).max(axis=-1, keepdims=True)
         positive = np.sum(values > rounding, axis=-1)
-        for index in np.argwhere(positive < self._rank)[:1]:
-            index = tuple(int(i) for i in index)
+        for index in map(plain_index, np.argwhere(positive < self._rank)[:1]):
             raise NotPositiveDefiniteError(
                 f"`rank`: got {self._rank}, but `{self.name}` has{at_index(index)} {positive[index]} positive "
                 "eigenvalues; expected at least as many as the rank. Give a smaller rank, or none to have it detected."

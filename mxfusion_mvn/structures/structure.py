@@ -28,7 +28,7 @@ class Structure(ArrayHolder, ABC):
     Arrays are NDArrays or Symbols. Leading axes of NDArrays broadcast from the right. Those of Symbols, whose shape
     cannot be read, must be equal; that a covariance is shared by the rows of a batch is declared by :class:`Shared`.
 
-    What is computed of an array is kept (see :func:`computed_once`): do not change one in place that has no gradient.
+    Results of computations are kept (see :func:`computed_once`): do not change an array without a gradient in place.
     """
 
     @abstractmethod
@@ -53,11 +53,11 @@ class Structure(ArrayHolder, ABC):
 
         :returns: a :class:`RowMap` from (..., D) to (..., any size).
         """
-        return self._factored().whitening()
+        return self.factored().whitening()
 
     def measuring(self):
         """
-        As :meth:`whitening`, for z^T z alone: only its gradient need be right, not those of the entries of z.
+        As :meth:`whitening`, for z^T z alone: the gradients of the entries of z need not be right.
 
         :returns: a :class:`RowMap` from (..., D) to (..., any size).
         """
@@ -69,7 +69,7 @@ class Structure(ArrayHolder, ABC):
 
         :returns: (B'...), or (1,) for a single matrix: MXNet has no arrays without axes.
         """
-        return self._factored().log_det()
+        return self.factored().log_det()
 
     def dense(self):
         """
@@ -118,7 +118,7 @@ class Structure(ArrayHolder, ABC):
 
     def condition(self, given, rest):
         """
-        What is left of the rest when some entries are given, a and b standing for given and rest.
+        The distribution of the rest when some entries are given; a and b stand for given and rest.
 
         The factor of Sigma, in the order a, b, holds all of it (its block L_bb is the factor of the Schur complement)::
 
@@ -126,7 +126,7 @@ class Structure(ArrayHolder, ABC):
 
         :param given: list of positions a.
         :param rest: list of the other positions b.
-        :returns: (regression, structure): a :class:`RowMap` from (..., |a|) to (..., |b|), and that of b given a.
+        :returns: (regression, structure): a :class:`RowMap` from (..., |a|) to (..., |b|), and b's structure given a.
         """
         order = list(given) + list(rest)
         aa, ba, bb = linalg.blocks(Structure.marginal(self, order).root(), len(given))
@@ -134,7 +134,7 @@ class Structure(ArrayHolder, ABC):
 
     def template(self):
         """
-        Some array with the size, dtype and context of a vector, cheap to come by; its values do not matter.
+        An array with the size, dtype and context of a vector; its values do not matter, and it should be cheap.
 
         :returns: (..., D); for Symbols (B'..., D).
         """
@@ -226,16 +226,41 @@ class Structure(ArrayHolder, ABC):
         return arguments.as_array(name, vectors, like, dim if size_of is None else size_of(dim))
 
     @computed_once
-    def _factored(self):
+    def factored(self):
+        """
+        The same covariance by the Cholesky factor of the dense matrix.
+
+        :returns: a :class:`Cholesky`.
+        """
         return Dense(self.dense(), self.on_failure, self.name).factored()
 
 
-class Dense(Structure):
+class SquareMatrix(Structure):
+    """A structure that is held by one square matrix."""
+
+    @abstractmethod
+    def _matrix(self):
+        """It, (B'..., D, D)."""
+
+    def template(self):
+        """Its diagonal, (B'..., D)."""
+        return linalg.diagonal(self._matrix())
+
+    def leading(self):
+        """B'."""
+        return self._matrix().shape[:-2]
+
+    def dim(self):
+        """D."""
+        return linalg.size(self._matrix())
+
+
+class Dense(SquareMatrix):
     """
     Sigma, symmetric positive definite.
 
     :param covariance: Sigma (B'..., D, D), of which the factorisation reads the lower triangle.
-    :param on_failure: what to do if it is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
+    :param on_failure: the policy for a matrix that is not positive definite, an :class:`~mxfusion_mvn.OnFailure`.
     :param name: what to call it in messages.
     :raises ValueError: for another type, dtype or shape.
     """
@@ -262,17 +287,9 @@ class Dense(Structure):
         """L with L L^T = Sigma, (B'..., D, D)."""
         return self.factored().scale_tril
 
-    def whitening(self):
-        """L^-1, by substitution."""
-        return self.factored().whitening()
-
     def coloring(self):
         """L."""
         return self.factored().coloring()
-
-    def log_det(self):
-        """2 sum log L_ii, (B'...)."""
-        return self.factored().log_det()
 
     def dense(self):
         """Sigma, (B'..., D, D)."""
@@ -282,16 +299,11 @@ class Dense(Structure):
         """The diagonal, (B'..., D)."""
         return linalg.diagonal(self.covariance)
 
-    def leading(self):
-        """B'."""
-        return self.covariance.shape[:-2]
-
-    def dim(self):
-        """D."""
-        return linalg.size(self.covariance)
+    def _matrix(self):
+        return self.covariance
 
 
-class Cholesky(Structure):
+class Cholesky(SquareMatrix):
     """
     Sigma = L L^T.
 
@@ -359,22 +371,13 @@ class Cholesky(Structure):
         aa, ba, bb = linalg.blocks(factor, len(given))
         return RowMap(regress, aa, ba), Cholesky(bb)
 
-    def template(self):
-        """The diagonal of L, (B'..., D)."""
-        return linalg.diagonal(self.scale_tril)
-
-    def leading(self):
-        """B'."""
-        return self.scale_tril.shape[:-2]
-
-    def dim(self):
-        """D."""
-        return linalg.size(self.scale_tril)
+    def _matrix(self):
+        return self.scale_tril
 
 
 def check_structure(name, value):
     """
-    Refuse what is no structure.
+    Refuse anything that is no structure.
 
     :param name: the name of the argument.
     :param value: anything.

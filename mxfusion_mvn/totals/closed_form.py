@@ -12,8 +12,8 @@ With rows r, whitened rows z, n vectors for each matrix and T = sum z z^T - n I 
     df/dmean = sum a              df/dx = -a
 
 They reach MXNet's autograd by a surrogate: with g the gradient, computed from arrays that pass none on, f + t - t' is
-f, and its derivative is g, where t = <matrix, g> and t' is the same number as a constant. A second derivative cannot be
-had of it: t is a dot product, whose derivative MXNet refuses to derive.
+f, and its derivative is g, where t = <matrix, g> and t' is the same value as a constant. It has no second derivative: t
+is a dot product, whose derivative MXNet refuses to differentiate.
 
 Everything is computed from whitened rows, in which the condition number of the covariance enters once. The textbook's
 1/2 Sigma^-1 S Sigma^-1, with S the scatter of the rows, saves a solve for each row and loses twice the digits.
@@ -21,6 +21,7 @@ Everything is computed from whitened rows, in which the condition number of the 
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.linalg import constant, is_differentiated
+from mxfusion_mvn.linalg.axes import size_of
 from mxfusion_mvn.linalg.density import log_density, normaliser
 
 import mxnet as mx
@@ -44,7 +45,7 @@ def pays(rows, matrix):
         return False
     if is_differentiated(matrix):
         return True
-    return _size(matrix.shape[:-2]) > 1 and (is_differentiated(rows.mean) or is_differentiated(rows.value))
+    return size_of(matrix.shape[:-2]) > 1 and (is_differentiated(rows.mean) or is_differentiated(rows.value))
 
 
 def total(form, rows, matrix):
@@ -57,7 +58,7 @@ def total(form, rows, matrix):
     :returns: NDArray (S or 1,), S the samples of the matrix.
     """
     samples, dim = matrix.shape[0], matrix.shape[-1]
-    layout = _Layout(rows, matrix)
+    layout = _FoldedRows(rows, matrix)
     held = constant(layout.matrix)
     factor = held if form == "scale_tril" else linalg.cholesky(held)
     whitened = (linalg.multiply_upper if form == "precision" else linalg.solve_lower)(factor, layout.right_hand_sides())
@@ -105,7 +106,7 @@ def _matrix_gradient(form, factor, gram, count):
 
 
 def _factor_gradient(factor, whitened, every, count):
-    """That of a scale_tril, in O(R D^2) for R rows: tril(sum a z^T) - n diag(1 / L_ii)."""
+    """The gradient of a scale_tril, in O(R D^2) for R rows: tril(sum a z^T) - n diag(1 / L_ii)."""
     products = _lower_triangle(linalg.weighted_sum(every, whitened))
     return products - linalg.from_diagonal(count / linalg.diagonal(factor))
 
@@ -116,7 +117,7 @@ def _lower_triangle(matrix):
     return mx.nd.broadcast_mul(matrix, mx.nd.array(triangle, dtype=matrix.dtype, ctx=matrix.context))
 
 
-class _Layout:
+class _FoldedRows:
     """
     The arrays with the axes of the matrices (K), of the means (M) and of the rows that share a mean (R) apart.
 
@@ -133,7 +134,7 @@ class _Layout:
         dim = matrix.shape[-1]
         own = tuple(leading[i] if i in matrices else 1 for i in range(len(leading)))
         per_mean = tuple(1 if i in rest else leading[i] for i in range(len(leading)))
-        self._sizes = _size(own), _size(per_mean) // _size(own), _size(leading) // _size(per_mean)
+        self._sizes = size_of(own), size_of(per_mean) // size_of(own), size_of(leading) // size_of(per_mean)
         order = matrices + means + rest
         self.matrix = matrix.reshape((self._sizes[0], dim, dim))
         self.mean = _arranged(rows.mean, per_mean + (dim,), order, self._sizes[:2] + (dim,))
@@ -144,7 +145,7 @@ class _Layout:
             self.scatter = scatter.broadcast_to(own + scatter.shape[-2:]).reshape((-1,) + scatter.shape[-2:])
 
     def right_hand_sides(self):
-        """What is to be whitened, (K, M R + C, D)."""
+        """The rows that are to be whitened, (K, M R + C, D)."""
         residual = mx.nd.broadcast_sub(constant(self.value), constant(self.mean).expand_dims(2))
         residual = residual.reshape((self._sizes[0], -1, residual.shape[-1]))
         if self._weight != 1:
@@ -152,7 +153,7 @@ class _Layout:
         return residual if self.scatter is None else mx.nd.concat(residual, self.scatter, dim=1)
 
     def rows(self, array):
-        """Those of the residual among the right-hand sides, with its weight, (K, M, R, D)."""
+        """The rows of the residual among the right-hand sides, with their weight, (K, M, R, D)."""
         if self.scatter is not None:
             array = array.slice_axis(axis=1, begin=0, end=self._sizes[1] * self._sizes[2])
         array = array.reshape(self._sizes + array.shape[-1:])
@@ -187,7 +188,3 @@ def _inner(a, b, samples):
     if samples == 1:
         return mx.nd.dot(a.reshape((-1,)), b.reshape((-1,)))
     return mx.nd.linalg.gemm2(a.reshape((samples, 1, -1)), b.reshape((samples, 1, -1)), transpose_b=True).reshape((-1,))
-
-
-def _size(sizes):
-    return int(np.prod(sizes, dtype=int))

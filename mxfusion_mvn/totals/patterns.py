@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The total log density of Gaussian rows with missing entries, and its gradients in closed form.
 
-Of each pattern of missing entries there are a few rows r that stand for n vectors
+Each pattern of missing entries has a few rows r that stand for n vectors
 (:func:`~mxfusion_mvn.totals.statistics.rows_of_patterns`). With its mask m, whitened rows z and C as in
 :mod:`mxfusion_mvn.missing`, its total and gradients are::
 
@@ -10,8 +10,8 @@ Of each pattern of missing entries there are a few rows r that stand for n vecto
     df/dSigma = 1/2 diag(m) L^-T (sum z z^T - n I) L^-1 diag(m) = 1/2 (sum a a^T - n diag(m) C^-1 diag(m))
     df/dmean = sum scale a
 
-They reach autograd as those of :mod:`mxfusion_mvn.totals.closed_form` do. Where each row has a pattern of its own,
-matrices for all patterns would take the memory, so patterns come in chunks: each adds to the total and to the
+They reach autograd as the gradients of :mod:`mxfusion_mvn.totals.closed_form` do. Where each row has a pattern of its
+own, matrices for all patterns would take the memory, so patterns come in chunks: each adds to the total and to the
 gradients, and leaves no matrix behind for each pattern. Patterns of many rows take the first form of the gradient, in
 which digits do not cancel, and have few matrices.
 """
@@ -27,7 +27,7 @@ from mxfusion_mvn.totals.statistics import rows_of_patterns
 import mxnet as mx
 import numpy as np
 
-# Entries of the matrices of a chunk: so many that the time of an operator is that of its arithmetic.
+# Entries of the matrices of a chunk: so many that an operator spends its time on arithmetic.
 _CHUNK = 2**20
 
 
@@ -96,8 +96,8 @@ def after(array, *previous):
     An array that is computed after others, so that memory which they took can be used again.
 
     :param array: NDArray.
-    :param previous: NDArrays of finite numbers.
-    :returns: the same numbers as array.
+    :param previous: NDArrays of finite entries.
+    :returns: NDArray of the same entries.
     """
     for other in previous:
         array = mx.nd.broadcast_add(array, (0 * mx.nd.sum(other)).reshape((1,) * array.ndim))
@@ -110,35 +110,45 @@ def buckets_of(value, most):
 
     :param value: NumPy array (N, D), NaN where an entry is missing.
     :param most: the largest number of patterns in a bucket.
-    :returns: a list of :class:`Bucket`; numbers of rows within a factor of two are together.
+    :returns: a list of :class:`Bucket`; patterns whose numbers of rows are within a factor of two are together.
     """
     _, index = np.unique(codes(~np.isnan(value)), return_inverse=True)
     rows, scales, counts = rows_of_patterns(value, index.reshape(-1))
     starts = np.flatnonzero(counts)
     sizes = np.diff(np.append(starts, len(rows)))
-    rounded = np.ceil(np.log2(sizes)).astype(int)
-    return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chunks(rounded, most)]
+    return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chunks(sizes, most)]
 
 
-def chunks(widths, most):
+def chunks(sizes, most):
     """
-    The positions of equal entries, a limited number of them together.
+    Patterns with about as many rows, a limited number of them together.
 
-    :param widths: NumPy array (K,) of integers.
-    :param most: the largest number.
-    :returns: a list of NumPy arrays.
+    :param sizes: NumPy array (K,) of integers, the number of rows of each pattern.
+    :param most: the largest number of patterns.
+    :returns: a list of NumPy arrays, the positions of the patterns; sizes within a factor of two are together.
     """
-    found = []
+    found, widths = [], np.ceil(np.log2(sizes)).astype(int)
     for width in np.unique(widths):
         which = np.flatnonzero(widths == width)
         found.extend(np.array_split(which, -(-len(which) // most)))
     return found
 
 
-def _bucket(rows, scales, counts, starts, sizes):
+def rectangle(starts, sizes):
+    """
+    Where the rows of patterns are, as many for each as the widest has.
+
+    :param starts: NumPy array (K,) of integers, the position of the first row of each pattern.
+    :param sizes: NumPy array (K,) of integers, the number of its rows.
+    :returns: (positions, inside), NumPy arrays (K, R) of integers and booleans; outside stands the first row.
+    """
     steps = np.arange(sizes.max())
     inside = steps < sizes[:, None]
-    members = starts[:, None] + np.where(inside, steps, 0)
+    return starts[:, None] + np.where(inside, steps, 0), inside
+
+
+def _bucket(rows, scales, counts, starts, sizes):
+    members, inside = rectangle(starts, sizes)
     masks = ~np.isnan(rows[starts])
     filled = np.where(inside[:, :, None] & masks[:, None], rows[members], 0.0)
     return Bucket(masks.astype(float), filled, np.where(inside, scales[members], 0.0), counts[starts])
@@ -146,7 +156,7 @@ def _bucket(rows, scales, counts, starts, sizes):
 
 def codes(observed):
     """
-    One number or string for each pattern: sorting rows of booleans takes longer than all the algebra.
+    One integer or string for each pattern: sorting rows of booleans takes longer than all the algebra.
 
     :param observed: NumPy array (N, D) of booleans.
     :returns: NumPy array (N,).
@@ -158,7 +168,7 @@ def codes(observed):
 
 def masked_covariance(covariance, masks):
     """
-    C of each pattern: the rows and columns that are missing replaced by those of the identity.
+    C of each pattern: the missing rows and columns are replaced by rows and columns of the identity.
 
     :param covariance: NDArray (S, 1 or K, D, D).
     :param masks: NDArray (K, D).
@@ -202,8 +212,8 @@ class _Block:
         expected = mx.nd.broadcast_mul(mean, scales.expand_dims(-1).expand_dims(0))
         residual = mx.nd.broadcast_mul(mx.nd.broadcast_sub(rows.expand_dims(0), expected), masks.expand_dims(1))
         self._samples = max(self._factor.shape[0], residual.shape[0])
-        self._flat = _flat(self._factor, self._samples)
-        self._whitened = linalg.solve_lower(self._flat, _flat(residual, self._samples))
+        self._flat = flat(self._factor, self._samples)
+        self._whitened = linalg.solve_lower(self._flat, flat(residual, self._samples))
 
     def total(self):
         """f of each sample, (S,)."""
@@ -228,7 +238,7 @@ class _Block:
             inverse = mx.nd.linalg.gemm2(weights, inverse).reshape((-1, dim, dim))
             gram = linalg.gram(self._solved().reshape((self._samples, -1, dim)))
             gradient = 0.5 * mx.nd.broadcast_sub(gram, inverse)
-        # What is missing has nothing but the -n I of the identity in C.
+        # A missing entry has nothing but -n from the identity in C.
         missing = mx.nd.sum(0.5 * counts * (1 - self._masks), axis=0)
         return mx.nd.broadcast_add(gradient, linalg.from_diagonal(missing).expand_dims(0))
 
@@ -243,8 +253,14 @@ class _Block:
         return linalg.solve_upper(self._flat, self._whitened)
 
 
-def _flat(array, samples):
-    """The axes of samples and patterns as one."""
+def flat(array, samples):
+    """
+    The axes of samples and patterns as one.
+
+    :param array: NDArray (S or 1, K, ...).
+    :param samples: S.
+    :returns: NDArray (S K, ...).
+    """
     if array.shape[0] != samples:
         array = array.broadcast_to((samples,) + array.shape[1:])
     return array.reshape((-1,) + array.shape[2:])

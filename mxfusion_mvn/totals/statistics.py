@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few rows that stand for many: sufficient statistics of Gaussian data, computed once, in float64.
+"""Sufficient statistics of Gaussian rows, computed once, in float64: a few rows that stand for many.
 
 Rows that share a mean and a covariance have a density that sees them only through their mean and their scatter::
 
     sum_n |A (x_n - mean)|^2 = N |A (x_mean - mean)|^2 + |A C^T|^2        C^T C = sum_n (x_n - x_mean) (x_n - x_mean)^T
 
 The rows of C are made of the data by a QR factorisation, D of them at most. The scatter itself is never formed: its
-condition number is the square of that of C. It is the same with the residuals of a regression on a constant design,
-whose means differ from row to row::
+condition number is the square of the condition number of C. The same holds for the residuals of a regression on a
+constant design, whose means differ from row to row::
 
     sum_n |A (y_n - W x_n)|^2 = sum_j |A (v_j - W u_j)|^2                 [U V] = R,  [X Y] = Q R
 
@@ -15,6 +15,8 @@ Here A is any linear map, so all this holds for every structure of the covarianc
 """
 
 from typing import NamedTuple, Optional
+
+from mxfusion_mvn.linalg.axes import size_of
 
 import mxnet as mx
 import numpy as np
@@ -25,7 +27,7 @@ _CHUNK = 8192
 
 class Rows(NamedTuple):
     """
-    What the quadratic part of a total is made of, arrays with leading axes (S or 1, B...).
+    The arrays of the quadratic part of a total, with leading axes (S or 1, B...).
 
     It is the sum over rows of weight |A (value - mean)|^2, and of |A c|^2 for the rows c of the scatter.
 
@@ -47,11 +49,11 @@ def all_rows(value, mean, matrix_axes):
 
     :param value: NDArray (S or 1, B..., D).
     :param mean: NDArray (S or 1, B..., D).
-    :param matrix_axes: the leading axes of the covariance, a tuple as long as those of the others.
+    :param matrix_axes: the leading axes of the covariance, a tuple as long as the leading axes of the others.
     :returns: :class:`Rows`.
     """
     leading = np.broadcast_shapes(value.shape[:-1], mean.shape[:-1], matrix_axes)
-    return Rows(value, mean, int(np.prod(leading[1:], dtype=int)))
+    return Rows(value, mean, size_of(leading[1:]))
 
 
 def mean_and_scatter(value, mean, matrix_axes):
@@ -60,7 +62,7 @@ def mean_and_scatter(value, mean, matrix_axes):
 
     :param value: constant NDArray (1, B..., D).
     :param mean: NDArray (S or 1, B..., D).
-    :param matrix_axes: the leading axes of the covariance, a tuple as long as those of the others.
+    :param matrix_axes: the leading axes of the covariance, a tuple as long as the leading axes of the others.
     :returns: :class:`Rows`; the rows as they are where there are too few of them for that to pay.
     """
     rows = all_rows(value, mean, matrix_axes)
@@ -87,21 +89,21 @@ def mean_and_scatter(value, mean, matrix_axes):
     )
 
 
-def design_and_response(design, value, groups=None, alike=False):
+def design_and_response(design, value, groups=None, isotropic=False):
     """
     Rows of a regression with the same residual sums of squares and products, whatever the coefficients.
 
     :param design: NumPy array X (N, P).
     :param value: NumPy array Y (N, D).
     :param groups: NumPy array (N,) of integers, which coefficients belong to each row; None if all have the same.
-    :param alike: whether only the sum of all squares matters, for a covariance that is a multiple of the identity.
+    :param isotropic: whether the covariance is a multiple of the identity, so that only the sum of all squares matters.
     :returns: U (M, P), V (M, D) and groups (M,) or None, NumPy arrays with M <= N.
     """
     joined = np.concatenate([design, value], axis=1)
     parts, owners = [], []
     for group, members in _members(np.zeros(len(value), int) if groups is None else groups):
         rows = compress(joined[members])
-        if alike and len(rows) > design.shape[1] + 1:
+        if isotropic and len(rows) > design.shape[1] + 1:
             rows = _merged(np.linalg.qr(rows, mode="r"), design.shape[1])
         parts.append(rows)
         owners.append(np.full(len(rows), group))
@@ -146,7 +148,7 @@ def compress(rows, centre=0.0):
 
 
 def _merged(rows, size):
-    """What the design does not reach, all in one row, whose first entry has the norm of it."""
+    """The residual of the regression, as one row of the same norm."""
     left = np.zeros((1, rows.shape[1]))
     left[0, size] = np.linalg.norm(rows[size:, size:])
     return np.concatenate([rows[:size], left])
@@ -175,7 +177,7 @@ def _members(index):
 
 
 def _size(shape, axes):
-    return int(np.prod([shape[i] for i in axes], dtype=int))
+    return size_of([shape[i] for i in axes])
 
 
 def _like(array, example):

@@ -15,7 +15,7 @@ constant, sharing mean and covariance                  as D rows and one for eac
 constant, with the mean of a regression                as P + D rows, for P predictors and whatever N is;
 (:func:`~mxfusion_mvn.functions.linear`)               with groups, in each group
 constant, with entries missing, sharing a mean         as D + 1 rows in each pattern of missing entries
-any with a covariance that is a number                 no matrix: each entry is a row by itself
+any with a covariance that is a scalar                 no matrix: each entry is a row by itself
 latent variables, minibatches, a mean for each row     all rows; the gradients in closed form where that pays
 =====================================================  ===================================================
 
@@ -30,7 +30,7 @@ import contextlib
 import threading
 
 from mxfusion_mvn.linalg import is_differentiated
-from mxfusion_mvn.linalg.axes import add, subtract
+from mxfusion_mvn.linalg.axes import add, size_of, subtract
 from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.totals.statistics import all_rows, mean_and_scatter
 
@@ -85,7 +85,7 @@ def total_by_structure(rows, structure, matrix_axes):
 
     :param rows: :class:`~mxfusion_mvn.totals.statistics.Rows`.
     :param structure: a regular :class:`~mxfusion_mvn.structures.Structure`.
-    :param matrix_axes: its leading axes, a tuple as long as those of the rows.
+    :param matrix_axes: its leading axes, a tuple as long as the leading axes of the rows.
     :returns: NDArray (S or 1,).
     """
     if structure.trains_in_float64() and rows.value.dtype == np.float32:
@@ -99,11 +99,11 @@ def total_by_structure(rows, structure, matrix_axes):
         squares = rows.weight * squares
     if rows.scatter is not None:
         squares = add(squares, _per_sample(structure.distance(rows.scatter), axis=1))
-    count = rows.vectors / np.prod(matrix_axes[1:], dtype=int)
+    count = rows.vectors / size_of(matrix_axes[1:])
     constants = normaliser(structure.log_det(), structure.rank())
     return log_density(squares, count * _per_sample(constants))
 
 
 def _per_sample(array, axis=0):
-    """Sums over all axes but that of the samples, (S or 1,)."""
+    """Sums over all axes but the axis of samples, (S or 1,)."""
     return array if array.ndim == 1 else array.sum(axis=axis, exclude=True)
