@@ -4,12 +4,16 @@
 MXFusion's own ``dot`` and ``*`` are evaluated once per sample, in a loop.
 """
 
+from __future__ import annotations
+
 import numbers
 from abc import abstractmethod
+from typing import Any, Sequence
 
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks.model_inputs import array_input
 from mxfusion_mvn.linalg import axes
+from mxfusion_mvn.linalg.axes import ArrayLike
 from mxfusion_mvn.totals.statistics import design_and_response
 from mxfusion_mvn.totals.summed import is_constant
 
@@ -21,7 +25,13 @@ from mxfusion.components.functions import FunctionEvaluation
 from mxfusion.components.variables import Variable, VariableType
 
 
-def linear(design, weights, groups=None, dtype=None, ctx=None):
+def linear(
+    design: Variable | ArrayLike,
+    weights: Variable | ArrayLike,
+    groups: Sequence[int] | np.ndarray | None = None,
+    dtype: str | None = None,
+    ctx: mx.Context | None = None,
+) -> Variable:
     """
     The linear predictor of a regression, a row for each observation: design @ weights.T.
 
@@ -39,7 +49,9 @@ def linear(design, weights, groups=None, dtype=None, ctx=None):
     return Linear(_inputs(given, dtype, ctx), None if groups is None else _check_groups(groups)).outputs[0][1]
 
 
-def scale_rows(factor, scales, dtype=None, ctx=None):
+def scale_rows(
+    factor: Variable | ArrayLike, scales: Variable | ArrayLike, dtype: str | None = None, ctx: mx.Context | None = None
+) -> Variable:
     """
     A Cholesky factor with its rows scaled, diag(scales) @ factor.
 
@@ -63,7 +75,7 @@ class SampledFunction(FunctionEvaluation):
     :raises ModelSpecificationError: for shapes that do not fit, as far as they are known.
     """
 
-    def __init__(self, inputs):
+    def __init__(self, inputs: list[tuple[str, Variable]]) -> None:
         super().__init__(inputs, [("output", Variable())], [name for name, _ in inputs], ["output"])
         # MXFusion gives outputs of functions the shape (1,), whatever they are.
         if all(variable.type != VariableType.FUNCVAR for _, variable in inputs):
@@ -93,7 +105,7 @@ class SampledFunction(FunctionEvaluation):
             raise error(f"`{names}`: got shapes {got}; expected {expected}. Check the order of the axes.")
 
     @abstractmethod
-    def _shape_error(self, **shapes):
+    def _shape_error(self, *args: Any, **shapes: Any) -> str | None:
         """The expected shapes of the inputs in words, if these cannot be right; else None."""
 
 
@@ -105,7 +117,7 @@ class Linear(SampledFunction):
     :param groups: NumPy array (N,) of integers, or None.
     """
 
-    def __init__(self, inputs, groups=None):
+    def __init__(self, inputs: list[tuple[str, Variable]], groups: np.ndarray | None = None) -> None:
         self.groups = groups
         super().__init__(inputs)
 
@@ -151,11 +163,9 @@ class Linear(SampledFunction):
         return response, _predicted(design, weights.astype(value.dtype, copy=False), groups)
 
     def _shape_error(self, design, weights):
-        grouped = self.groups is not None
-        fits = (
-            len(design) == 2 and len(weights) in ((2,) if grouped else (1, 2)) and _may_equal(design[-1], weights[-1])
-        )
-        if not grouped:
+        axes = (1, 2) if self.groups is None else (2,)
+        fits = len(design) == 2 and len(weights) in axes and _may_equal(design[-1], weights[-1])
+        if self.groups is None:
             return None if fits else "(N, P), and (P,) or (K, P)"
         last = int(self.groups.max())
         # MXNet would take a position beyond the last row for the last row.

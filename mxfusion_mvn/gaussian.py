@@ -10,14 +10,17 @@ broadcast their leading axes from the right; the leading axes of Symbols must be
 shape.
 """
 
+from __future__ import annotations
+
 import functools
 import numbers
+from typing import Sequence
 
 from mxfusion_mvn import linalg, structures
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE
+from mxfusion_mvn.checks.failure import RAISE, OnFailure
 from mxfusion_mvn.linalg import ellipsoids
-from mxfusion_mvn.linalg.axes import add, broadcast_shapes, namespace, subtract
+from mxfusion_mvn.linalg.axes import Array, ArrayLike, add, broadcast_shapes, namespace, subtract
 from mxfusion_mvn.linalg.density import LOG_2PI, log_density, normaliser, plus_rank
 from mxfusion_mvn.structures import forms, pairs
 
@@ -52,15 +55,15 @@ class Gaussian:
 
     def __init__(
         self,
-        mean=0.0,
-        covariance=None,
-        precision=None,
-        scale_tril=None,
-        variance=None,
-        factor=None,
-        diagonal=None,
-        on_failure=RAISE,
-    ):
+        mean: ArrayLike = 0.0,
+        covariance: Array | structures.Structure | None = None,
+        precision: Array | None = None,
+        scale_tril: Array | None = None,
+        variance: Array | None = None,
+        factor: Array | None = None,
+        diagonal: Array | None = None,
+        on_failure: OnFailure | None = RAISE,
+    ) -> None:
         self.structure = forms.as_structure(
             {
                 "covariance": covariance,
@@ -78,7 +81,7 @@ class Gaussian:
             self._check_leading("mean", self.mean.shape)
 
     @classmethod
-    def _of(cls, mean, structure):
+    def _of(cls, mean: Array, structure: structures.Structure) -> Gaussian:
         """
         The Gaussian of a mean and a covariance that are known to fit: nothing is checked.
 
@@ -95,20 +98,20 @@ class Gaussian:
         return f"Gaussian(mean: {mean}, covariance: {type(self.structure).__name__})"
 
     @property
-    def covariance(self):
+    def covariance(self) -> Array:
         """Sigma, (B'..., D, D)."""
         if not _is_widened(self):
             return self.structure.dense()
         return self.structure.in_float64().dense().astype("float32")
 
     @property
-    def variance(self):
+    def variance(self) -> Array:
         """The diagonal of Sigma, (B'..., D)."""
         if not _is_widened(self):
             return self.structure.variance()
         return self.structure.in_float64().variance().astype("float32")
 
-    def log_pdf(self, value):
+    def log_pdf(self, value: ArrayLike) -> Array:
         """
         Log density; -inf off the support of a singular covariance.
 
@@ -131,19 +134,19 @@ class Gaussian:
         off_support = structure.off_support(residual)
         return log_pdf if off_support is None else subtract(log_pdf, off_support)
 
-    def mahalanobis(self, value):
+    def mahalanobis(self, value: ArrayLike) -> Array:
         """
         Squared distance from the mean, r^T Sigma^-1 r.
 
         :param value: x (B..., D).
         :returns: the broadcast of the leading axes.
         """
-        value = self._as_vector("value", value, self._dim())
+        vectors = self._as_vector("value", value, self._dim())
         if _is_widened(self):
-            return self._widened().mahalanobis(value.astype("float64")).astype("float32")
-        return self.structure.distance(subtract(value, self.mean))
+            return self._widened().mahalanobis(vectors.astype("float64")).astype("float32")
+        return self.structure.distance(subtract(vectors, self.mean))
 
-    def draw_samples(self, num_samples=None, noise=None):
+    def draw_samples(self, num_samples: int | None = None, noise: ArrayLike | None = None) -> Array:
         """
         Reparametrised draws: an affine map of the noise, differentiable in mean and covariance.
 
@@ -158,17 +161,13 @@ class Gaussian:
             arguments.refuse(
                 "num_samples", "both it and noise", "one of them", "The noise says how many draws there are."
             )
-        if noise is None:
-            noise = self._noise(num_samples)
-        else:
-            noise = self._as_vector("noise", noise)
-        return self._color(noise)
+        return self._color(self._noise(num_samples) if noise is None else self._as_vector("noise", noise))
 
     def _color(self, noise):
         """Draws from an array of noise whose leading axes are known to fit."""
         return add(self.structure.color(noise), self.mean)
 
-    def entropy(self):
+    def entropy(self) -> Array:
         """
         Differential entropy, rank/2 (1 + log 2 pi) + 1/2 log det Sigma, in nats.
 
@@ -178,7 +177,7 @@ class Gaussian:
             return self._widened().entropy().astype("float32")
         return 0.5 * plus_rank(self.structure.log_det(), self.structure.rank(), 1 + LOG_2PI)
 
-    def kl_divergence(self, other):
+    def kl_divergence(self, other: Gaussian) -> Array:
         """
         Kullback-Leibler divergence KL(self || other) in nats, for every pair of structures in closed form.
 
@@ -193,7 +192,7 @@ class Gaussian:
             return self._widened().kl_divergence(other._widened()).astype("float32")
         return pairs.kl_divergence(self._difference(other), self.structure, other.structure)
 
-    def marginal(self, index, rest=None):
+    def marginal(self, index: Sequence[int], rest: Sequence[int] | None = None) -> Gaussian:
         """
         The distribution of some of the entries.
 
@@ -210,7 +209,7 @@ class Gaussian:
             structure = self.structure.marginal(index, rest)
         return Gaussian._of(mean, structure)
 
-    def condition(self, index, value, rest=None):
+    def condition(self, index: Sequence[int], value: ArrayLike, rest: Sequence[int] | None = None) -> Gaussian:
         """
         The distribution of the other entries when some are known.
 
@@ -223,15 +222,15 @@ class Gaussian:
         index, rest = arguments.split(index, rest, self._dim())
         if not rest:
             arguments.refuse("index", f"all {len(index)} positions", "fewer", "Nothing would be left to describe.")
-        value = self._as_vector("value", value, len(index))
+        vectors = self._as_vector("value", value, len(index))
         if _is_widened(self):
-            return self._widened().condition(index, value.astype("float64"), rest)._narrowed()
+            return self._widened().condition(index, vectors.astype("float64"), rest)._narrowed()
         mean = self._full_mean()
         regression, structure = self.structure.condition(index, rest)
-        shift = regression(subtract(value, linalg.take(mean, index, axis=-1)))
+        shift = regression(subtract(vectors, linalg.take(mean, index, axis=-1)))
         return Gaussian._of(add(linalg.take(mean, rest, axis=-1), shift), structure)
 
-    def affine(self, matrix, offset=0.0):
+    def affine(self, matrix: ArrayLike, offset: ArrayLike = 0.0) -> Gaussian:
         """
         The distribution of A x + b.
 
@@ -259,7 +258,7 @@ class Gaussian:
             structure = structures.Singular(structure.covariance, rank=dim)
         return Gaussian._of(mean, structure)
 
-    def product(self, other):
+    def product(self, other: Gaussian) -> tuple[Gaussian, Array]:
         """
         The product of two densities, which is a density times a constant.
 
@@ -280,7 +279,7 @@ class Gaussian:
         shift, structure, log_constant = pairs.product(other._difference(self), self.structure, other.structure)
         return Gaussian._of(add(self.mean, shift), structure), log_constant
 
-    def credible_radius(self, probability):
+    def credible_radius(self, probability: float) -> float | np.ndarray:
         """
         The radius, in standard deviations, of the ellipsoid around the mean that holds a given probability.
 
@@ -295,7 +294,7 @@ class Gaussian:
         rank = self.structure.rank()
         return ellipsoids.radius_of(probability, rank if isinstance(rank, numbers.Integral) else rank.asnumpy())
 
-    def ellipse(self, probability, num_points=100):
+    def ellipse(self, probability: float, num_points: int = 100) -> np.ndarray:
         """
         The outline of the credible region of a two-dimensional Gaussian, for a picture.
 
@@ -327,7 +326,7 @@ class Gaussian:
                 "standard normals (..., D)",
                 "Pass noise=F.random.normal(shape=...).",
             )
-        if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and num_samples > 0):
+        if num_samples is not None and not (isinstance(num_samples, numbers.Integral) and int(num_samples) > 0):
             arguments.refuse(
                 "num_samples", f"{num_samples!r}", "a positive integer or None", "None is for a single draw."
             )

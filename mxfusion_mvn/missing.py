@@ -20,15 +20,17 @@ Where patterns are many they have few rows, and the gradients of a density are t
 It keeps one matrix for each pattern, where the derivative of each step of the computation would keep six.
 """
 
+from __future__ import annotations
+
 import functools
 from numbers import Integral
 
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE, factor
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, factor
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import constant, is_differentiated
-from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace, size_of
+from mxfusion_mvn.linalg.axes import ArrayLike, broadcast_shapes, namespace, size_of
 from mxfusion_mvn.linalg.density import log_density, normaliser
 from mxfusion_mvn.structures.pairs import is_singular
 from mxfusion_mvn.totals.patterns import (
@@ -60,7 +62,9 @@ class PartlyObserved:
     :raises ValueError: for arguments of other types and shapes, and for a singular or symbolic Gaussian.
     """
 
-    def __init__(self, gaussian, value, on_failure=RAISE, name="covariance"):
+    def __init__(
+        self, gaussian: Gaussian, value: ArrayLike, on_failure: OnFailure | None = RAISE, name: str = "covariance"
+    ) -> None:
         _check_gaussian(gaussian)
         if isinstance(value, np.ma.MaskedArray):
             value = checks.fill_masked(value)
@@ -99,7 +103,7 @@ class PartlyObserved:
     def _factor(self):
         return factor(masked_covariance(self._covariance, self._masks), self._on_failure, self._name)
 
-    def log_pdf(self):
+    def log_pdf(self) -> mx.nd.NDArray:
         """
         Log density of what was observed; 0 for a row with nothing in it.
 
@@ -110,7 +114,8 @@ class PartlyObserved:
     def _log_pdf(self, residual):
         """The log density of masked residuals (S or 1, N, D): (S or 1, N)."""
         samples = max(len(residual), len(self._covariance))
-        densities, previous = [], []
+        densities: list = []
+        previous: list = []
         for patterns, members in self._patterns.buckets:
             is_shared = self._covariance.shape[1] == 1
             covariance = self._covariance if is_shared else _pick(self._covariance, patterns, len(self._covariance))
@@ -146,7 +151,7 @@ class PartlyObserved:
             term = mx.nd.broadcast_add(term, 0.5 * _gradient_term(covariance, inverse, solved, masks))
         return log_pdf + (term - constant(term)), [constant(term)]
 
-    def mean(self):
+    def mean(self) -> mx.nd.NDArray:
         """
         The values with the conditional mean where they are missing.
 
@@ -155,7 +160,7 @@ class PartlyObserved:
         filled = mx.nd.broadcast_add(self._mean, self._regress(self._residual()))
         return self._with_observed(filled).reshape(self._extra + self._value_axes + (self._dim,))
 
-    def covariance(self):
+    def covariance(self) -> tuple[mx.nd.NDArray, np.ndarray]:
         """
         Conditional covariances, one for each pattern, zero in the rows and columns that were observed.
 
@@ -170,7 +175,7 @@ class PartlyObserved:
         conditional = conditional.reshape(self._extra + (count, self._dim, self._dim))
         return conditional, self._patterns.index.reshape(self._value_axes)
 
-    def variance(self):
+    def variance(self) -> mx.nd.NDArray:
         """
         Conditional variances, zero where an entry was observed.
 
@@ -182,7 +187,7 @@ class PartlyObserved:
         picked = mx.nd.take(variances, mx.nd.array(index.ravel(), dtype="int32", ctx=variances.context), axis=axis)
         return picked.reshape(self._extra + self._value_axes + (self._dim,))
 
-    def draw_samples(self, num_samples=None, noise=None):
+    def draw_samples(self, num_samples: int | None = None, noise: ArrayLike | None = None) -> mx.nd.NDArray:
         """
         Values with draws of what is missing, given what was observed.
 
@@ -196,21 +201,20 @@ class PartlyObserved:
             arguments.refuse(
                 "gaussian", f"extra leading axes {self._extra}", "none for draws", "Draw from each by itself."
             )
-        is_count = isinstance(num_samples, Integral) and not isinstance(num_samples, bool) and num_samples > 0
+        is_count = isinstance(num_samples, Integral) and not isinstance(num_samples, bool) and int(num_samples) > 0
         if num_samples is not None and not is_count:
             arguments.refuse("num_samples", f"{num_samples!r}", "a positive integer or None", "Write 1 for one draw.")
         if noise is None:
             shape = (1 if num_samples is None else num_samples,) + self._value_axes + (self._dim,)
             noise = mx.nd.random.normal(shape=shape, dtype=self._value.dtype, ctx=self._value.context)
         own = self._value_axes + (self._dim,)
-        noise = arguments.as_array("noise", noise, self._value)
-        if noise.shape[-len(own) :] != own or noise.ndim > len(own) + 1:
+        normals = arguments.as_array("noise", noise, self._value)
+        if normals.shape[-len(own) :] != own or normals.ndim > len(own) + 1:
             arguments.refuse(
-                "noise", f"shape {noise.shape}", f"(S,) + {own}", "Standard normals for each entry of value."
+                "noise", f"shape {normals.shape}", f"(S,) + {own}", "Standard normals for each entry of value."
             )
-        noise = noise.reshape((-1, self._count, self._dim))
         root = factor(self._covariance, self._on_failure, self._name)
-        prior = _multiply_rows(root, noise)
+        prior = _multiply_rows(root, normals.reshape((-1, self._count, self._dim)))
         correction = self._regress(mx.nd.broadcast_sub(self._residual(), mx.nd.broadcast_mul(prior, self._mask)))
         drawn = mx.nd.broadcast_add(self._mean, prior + correction)
         drawn = self._with_observed(drawn).reshape((-1,) + self._value_axes + (self._dim,))
@@ -291,7 +295,7 @@ def _check_gaussian(gaussian):
 class _Patterns:
     """Which rows share a pattern, and which patterns are solved together."""
 
-    def __init__(self, observed, shared, most):
+    def __init__(self, observed, shared, most) -> None:
         count = len(observed)
         if shared:
             _, first, index = np.unique(codes(observed), return_index=True, return_inverse=True)

@@ -17,10 +17,12 @@ rounding, or that it is infinite. They are taken from the whitened residuals z_k
 where the first two terms cancel to the last bit if the covariances are equal.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import axes, constant
-from mxfusion_mvn.linalg.axes import add, multiply, namespace, subtract
+from mxfusion_mvn.linalg.axes import ArrayLike, add, multiply, namespace, subtract
 from mxfusion_mvn.structures.pairs import is_singular
 
 import mxnet as mx
@@ -30,7 +32,7 @@ import numpy as np
 _LARGEST_EXPONENT = {"float32": 88.0, "float64": 709.0}
 
 
-def log_pdf(value, weights, components):
+def log_pdf(value: ArrayLike, weights: ArrayLike, components: Gaussian) -> mx.nd.NDArray:
     """
     Log density of a mixture.
 
@@ -45,7 +47,7 @@ def log_pdf(value, weights, components):
     return add(largest, mx.nd.log(mx.nd.sum(terms, axis=-1)))
 
 
-def responsibilities(value, weights, components):
+def responsibilities(value: ArrayLike, weights: ArrayLike, components: Gaussian) -> mx.nd.NDArray:
     """
     The probability of each component, given a value.
 
@@ -68,7 +70,7 @@ def responsibilities(value, weights, components):
     return mx.nd.broadcast_div(terms, mx.nd.sum(terms, axis=-1, keepdims=True)).astype(dtype, copy=False)
 
 
-def draw_samples(assignment, noise, components):
+def draw_samples(assignment: ArrayLike, noise: ArrayLike, components: Gaussian) -> mx.nd.NDArray:
     """
     Draws from the component each row is assigned to, reparametrised in its mean and covariance.
 

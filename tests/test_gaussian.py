@@ -3,7 +3,7 @@
 
 import sys
 
-from mxfusion_mvn import Gaussian, linalg, structures
+from mxfusion_mvn import Gaussian, structures
 
 import mxnet as mx
 import numpy as np

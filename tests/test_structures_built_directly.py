@@ -374,3 +374,8 @@ def test_the_number_of_points_of_an_ellipse(num_points):
 @pytest.mark.parametrize("mean", [5e-324, -1e-310, 0.0])
 def test_a_mean_below_the_smallest_normal_number_is_zero(mean):
     assert Gaussian(mean, variance=nd([1.0, 2.0])).mean.asnumpy().tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("mean", [np.nan, np.inf, -np.inf])
+def test_a_mean_that_is_not_finite_stays_so(mean):
+    np.testing.assert_array_equal(Gaussian(mean, variance=nd([1.0, 2.0])).mean.asnumpy(), [mean, mean])

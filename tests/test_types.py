@@ -3,7 +3,19 @@
 
 import inspect
 
-from mxfusion_mvn import bijections, compat, gluon, inference, transformations
+from mxfusion_mvn import (
+    bijections,
+    compat,
+    distributions,
+    functions,
+    gaussian,
+    gluon,
+    inference,
+    missing,
+    mixture,
+    structures,
+    transformations,
+)
 
 import pytest
 
@@ -26,9 +38,22 @@ def signature(value):
     return inspect.signature(value.__init__ if inspect.isclass(value) else value)
 
 
+MODULES = (
+    bijections,
+    compat,
+    distributions,
+    functions,
+    gaussian,
+    gluon,
+    inference,
+    missing,
+    mixture,
+    structures,
+    transformations,
+)
 FUNCTIONS = {
     name: value
-    for module in (bijections, compat, gluon, inference, transformations)
+    for module in MODULES
     for name, value in public(module).items()
     if not inspect.isclass(value) or "__init__" in vars(value)  # else its arguments are those of a base
 }
@@ -49,3 +74,18 @@ def test_arguments_and_results_have_types(name):
 def test_results_name_the_classes_of_this_package():
     assert inference.summary.__annotations__["return"] == "Summary"
     assert inference.GradBasedInference.run.__annotations__["return"] == "RunRecord"
+
+
+METHODS = {
+    f"{of.__name__}.{name}": getattr(value, "fget", value)
+    for of in (gaussian.Gaussian, missing.PartlyObserved)
+    for name, value in vars(of).items()
+    if not name.startswith("_")
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_on_arrays_have_types(name):
+    found = inspect.signature(METHODS[name])
+    assert all(p.annotation is not p.empty for p in found.parameters.values() if p.name != "self")
+    assert found.return_annotation is not found.empty

@@ -21,16 +21,13 @@ from mxfusion_mvn.checks.definition import (
     check_positive,
     check_positive_definite,
     check_symmetric,
-    first_not_positive_definite,
     floating_dtype,
     refuse,
     rounding,
-    smallest_eigenvalue,
 )
 from mxfusion_mvn.checks.wording import (
     at_index,
     plain_index,
-    refusal,
     show_shape,
 )
 
@@ -51,14 +48,11 @@ __all__ = [
     "check_positive_definite",
     "check_symmetric",
     "fill_masked",
-    "first_not_positive_definite",
     "floating_dtype",
     "kind_defect",
     "plain_index",
-    "refusal",
     "refuse",
     "rounding",
     "shape_remedy",
     "show_shape",
-    "smallest_eigenvalue",
 ]

@@ -52,7 +52,7 @@ def as_array(name, value, like, size=None):
         check_alike(name, value, like)
     elif namespace(like) is mx.nd and isinstance(value, (numbers.Real, np.ndarray, list, tuple)):
         _refuse_kind(name, value)
-        value = mx.nd.array(np.atleast_1d(value), dtype=like.dtype, ctx=like.context)
+        value = mx.nd.array(np.atleast_1d(np.asarray(value)), dtype=like.dtype, ctx=like.context)
     else:
         accepted = "a Symbol" if namespace(like) is mx.sym else "an NDArray, a NumPy array or a number"
         refuse(name, f"a {type(value).__name__}", accepted, "Pass an array (..., D).")
@@ -73,8 +73,8 @@ def as_mean(mean, like, dim):
     """
     if isinstance(mean, numbers.Real):
         # MXNet cannot read scalars that are smaller than the smallest normal one.
-        mean = mean if abs(mean) >= np.finfo("float64").tiny else 0.0
-        return namespace(like).zeros_like(like) + mean
+        is_tiny = abs(float(mean)) < np.finfo("float64").tiny
+        return namespace(like).zeros_like(like) + (0.0 if is_tiny else mean)
     return as_array("mean", mean, like, None if isinstance(mean, mx.nd.NDArray) and mean.shape[-1] == 1 else dim)
 
 

@@ -92,15 +92,7 @@ def check_finite(argument, value):
     :param value: NumPy array of any shape.
     :raises ModelSpecificationError: naming the first entry that is not finite.
     """
-    bad = np.argwhere(~np.isfinite(value))
-    if len(bad):
-        index = plain_index(bad[0])
-        refuse(
-            argument,
-            f"{value[index]} at index {index} ({len(bad)} such entries)",
-            "finite numbers",
-            "Remove or impute these entries.",
-        )
+    _refuse_entries(argument, value, ~np.isfinite(value), "finite numbers", "Remove or impute these entries.")
 
 
 def check_matrix(argument, shape, square=True):
@@ -227,15 +219,8 @@ def check_positive(argument, value):
     :param value: finite NumPy array of any shape.
     :raises ModelSpecificationError: naming the first such entry.
     """
-    bad = np.argwhere(value <= 0)
-    if len(bad):
-        index = plain_index(bad[0])
-        refuse(
-            argument,
-            f"{value[index]} at index {index} ({len(bad)} such entries)",
-            "positive numbers",
-            "Replace them, for example by a small positive number.",
-        )
+    remedy = "Replace them, for example by a small positive number."
+    _refuse_entries(argument, value, value <= 0, "positive numbers", remedy)
 
 
 def check_not_negative(argument, value):
@@ -303,3 +288,10 @@ def rounding(value):
     with np.errstate(over="ignore"):
         narrow = value.astype("float32")
     return np.finfo("float32" if np.array_equal(narrow, value) else value.dtype).eps
+
+
+def _refuse_entries(argument, value, bad, expected, remedy):
+    positions = np.argwhere(bad)
+    if len(positions):
+        index = plain_index(positions[0])
+        refuse(argument, f"{value[index]} at index {index} ({len(positions)} such entries)", expected, remedy)

@@ -6,9 +6,11 @@ factorisation of NDArrays that goes through :func:`factor` is read here, at the 
 no values yet, and its executor is left to MXNet's own error.
 """
 
+from __future__ import annotations
+
 import warnings
 from operator import attrgetter
-from typing import NamedTuple, Tuple
+from typing import NamedTuple
 
 from mxfusion_mvn import checks, linalg
 
@@ -48,7 +50,7 @@ class Repair(NamedTuple):
     """
 
     name: str
-    batch_index: Tuple[int, ...]
+    batch_index: tuple[int, ...]
     smallest_eigenvalue: float
     asymmetry: float
     added: float
@@ -69,11 +71,11 @@ class OnFailure:
     :raises ValueError: for another action.
     """
 
-    def __init__(self, action="raise"):
+    def __init__(self, action: str = "raise") -> None:
         if not isinstance(action, str) or action not in _CHANGES:
             raise ValueError(f"`action`: got {action!r}; expected one of {', '.join(_CHANGES)}. Choose how to go on.")
         self.action = action
-        self._repairs = {}
+        self._repairs: dict[tuple, Repair] = {}
 
     @property
     def repairs(self):

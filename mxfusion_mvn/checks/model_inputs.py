@@ -123,7 +123,9 @@ def check_shape(shape, event_axes=1):
     if len(shape) < event_axes:
         axes = "at least one axis, the last being D" if event_axes == 1 else f"at least {event_axes} axes"
         checks.refuse("shape", checks.show_shape(shape), axes, "Write 1 for an axis that holds a single number.")
-    if not all(isinstance(s, Variable) or (isinstance(s, numbers.Integral) and s is not True and s > 0) for s in shape):
+    if not all(
+        isinstance(s, Variable) or (isinstance(s, numbers.Integral) and s is not True and int(s) > 0) for s in shape
+    ):
         checks.refuse(
             "shape",
             checks.show_shape(shape),
@@ -158,6 +160,22 @@ def check_fits(name, variable, shape, batch, event):
             f"{checks.show_shape(shape)}",
             "Leading axes are batch axes and may be left out; any axis may be 1.",
         )
+
+
+def is_event(event, letters, sizes):
+    """
+    Whether sizes fit an event, or are 1; equal letters are equal sizes: D entries in a row are no matrix.
+
+    :param event: the sizes of the event axes, a tuple of integers.
+    :param letters: a letter for each axis.
+    :param sizes: dict from letters to the sizes that are known.
+    :returns: a bool.
+    """
+    return (
+        len(event) == len(letters)
+        and all(size in (1, sizes.get(letter, size)) for letter, size in zip(letters, event))
+        and len(set(zip(letters, event))) == len(set(letters))
+    )
 
 
 def _compatible(size, wanted):

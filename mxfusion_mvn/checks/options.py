@@ -41,7 +41,12 @@ def is_positive(value):
     :param value: anything.
     :returns: a bool.
     """
-    return isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_)) and 0 < value < math.inf
+    return (
+        isinstance(value, numbers.Real)
+        and not isinstance(value, (bool, np.bool_))
+        and not value <= 0
+        and value < math.inf
+    )
 
 
 def shown(value):

@@ -17,19 +17,24 @@ by factors). Draws come from one triangular matrix A by Bartlett (1933), with st
 A_ii^2 ~ chi^2, and give the factor L_X of a draw together with it: nothing is factored but the scale.
 """
 
+from __future__ import annotations
+
 from abc import abstractmethod
 
 from mxfusion_mvn import checks, linalg
 from mxfusion_mvn.checks import failure, model_inputs
+from mxfusion_mvn.checks.failure import OnFailure
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_multivariate_gamma_excess
 from mxfusion_mvn.linalg import axes
+from mxfusion_mvn.linalg.axes import ArrayLike
 from mxfusion_mvn.structures import forms
 
 import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.variables import VariableType
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable, VariableType
 from mxnet import autograd
 
 # The form of the scale matrix, by the name of the input.
@@ -105,16 +110,16 @@ class BartlettDistribution(VectorDistribution):
 
     def __init__(
         self,
-        degrees_of_freedom,
-        scale=None,
-        scale_tril=None,
-        shape=None,
+        degrees_of_freedom: Variable | ArrayLike,
+        scale: Variable | ArrayLike | None = None,
+        scale_tril: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
         *,
-        on_failure=None,
-        rand_gen=None,
-        dtype=None,
-        ctx=None,
-    ):
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         matrix = model_inputs.OneOf(scale=scale, scale_tril=scale_tril)
         super().__init__({"degrees_of_freedom": degrees_of_freedom, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 

@@ -52,11 +52,11 @@ class VectorDistribution(Distribution):
     EVENT: dict[str, str] = {"random_variable": "D"}
     # The check of the constants of an input, by its name: a function of the name and a NumPy array.
     CHECKS: dict[str, Callable] = {}
-    #: Whether NaN in the random variable means something, and what to do about it where it does not.
-    MAY_BE_NAN = False
+    #: The advice about NaN in the random variable, where it does not mean anything.
     NAN_REMEDY = NAN_REMEDY
     # The attributes that a copy takes over: MXFusion makes copies without calling __init__.
     ATTRIBUTES: tuple[str, ...] = ("_on_failure",)
+    name: str | None  # of a component of MXFusion
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -95,6 +95,11 @@ class VectorDistribution(Distribution):
             checks.refuse("rand_gen", shown(rand_gen), "a RandomGenerator of MXFusion or None", "Leave it out.")
         self._on_failure = on_failure
 
+    @property
+    def MAY_BE_NAN(self) -> bool:
+        """Whether NaN in the random variable means something."""
+        return False
+
     def replicate_self(self, attribute_map=None):
         """
         A copy without inputs and outputs, for MXFusion's copies of models.
@@ -108,7 +113,7 @@ class VectorDistribution(Distribution):
         return replica
 
     @classmethod
-    def define_variable(cls, shape, *args, **kwargs):
+    def define_variable(cls, shape: tuple, *args: Any, **kwargs: Any) -> Variable:
         """
         Declare a random variable, with the shape first as in MXFusion's classes.
 
@@ -118,7 +123,8 @@ class VectorDistribution(Distribution):
         :returns: the random Variable.
         :raises ModelSpecificationError: as the class does.
         """
-        return cls(*args, shape=model_inputs.check_shape(shape, len(cls.EVENT["random_variable"])), **kwargs)
+        shape = model_inputs.check_shape(shape, len(cls.EVENT["random_variable"]))
+        return cls(*args, shape=shape, **kwargs)  # type: ignore[call-arg]  # leaves take it
 
     def set_outputs(self, variables):
         """
@@ -178,7 +184,7 @@ class VectorDistribution(Distribution):
         :param variables: as in :meth:`log_pdf`.
         :returns: NDArray (S or 1,), or (S or 1, B...) where the distribution knows no faster way than row by row.
         """
-        return self._scaled_log_pdf(variables, lambda arrays: self._total(variables, **arrays))
+        return self._scaled_log_pdf(variables, lambda arrays: self._total(variables, arrays))
 
     def _scaled_log_pdf(self, variables, compute):
         try:
@@ -213,7 +219,7 @@ class VectorDistribution(Distribution):
         drawn = self.draw_samples_impl(F=F, rv_shape=shape, num_samples=samples, **arrays)
         return (drawn,) if always_return_tuple else drawn
 
-    def _total(self, variables, **arrays):
+    def _total(self, variables, arrays):
         """The total of each sample, (S or 1,), where a leaf knows a better way to it than by rows; else the rows."""
         return self.log_pdf_impl(F=mx.nd, **arrays)
 
@@ -287,7 +293,7 @@ class VectorDistribution(Distribution):
             letters, got = self.EVENT[name], array.shape[1:]
             own, event = got[: -len(letters)], got[-len(letters) :]
             fits = all(mine in (1, wanted) for mine, wanted in zip(reversed(own), reversed(batch)))
-            if not fits or not _is_event(event, letters, sizes):
+            if not fits or not model_inputs.is_event(event, letters, sizes):
                 expected = batch + tuple(sizes.get(letter, letter) for letter in letters)
                 raise InferenceError(
                     f"`{self._full_name(name)}`: got shape {got}; expected {checks.show_shape(expected)}, or what "
@@ -384,12 +390,3 @@ def _with_event_axes(array, axes):
     if array.ndim > axes or any(size > 1 for size in array.shape[1:]):
         return array
     return array.reshape(array.shape[:1] + (1,) * axes)
-
-
-def _is_event(event, letters, sizes):
-    """Whether sizes fit an event, or are 1; equal letters are equal sizes: D entries in a row are no matrix."""
-    return (
-        len(event) == len(letters)
-        and all(size in (1, sizes.get(letter, size)) for letter, size in zip(letters, event))
-        and len(set(zip(letters, event))) == len(set(letters))
-    )

@@ -14,6 +14,8 @@ distribution"). Each row by itself integrates (1 - |w|^2)^(a_i - 1) over the uni
 Such a row is (z, sqrt(2 g)) divided by its norm, with i standard normals z and g ~ Gamma(a_i): a Bartlett matrix again.
 """
 
+from __future__ import annotations
+
 import math
 
 from mxfusion_mvn import checks, linalg
@@ -21,11 +23,14 @@ from mxfusion_mvn.checks import failure
 from mxfusion_mvn.distributions import _bartlett
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.distributions._special import log_gamma_excess
+from mxfusion_mvn.linalg.axes import ArrayLike
 from mxfusion_mvn.transformations import correlation_factor_defect
 
 import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable
 
 
 class LKJCholesky(VectorDistribution):
@@ -52,7 +57,15 @@ class LKJCholesky(VectorDistribution):
     EVENT = {"random_variable": "DD", "concentration": "1"}
     CHECKS = {"concentration": checks.check_positive}
 
-    def __init__(self, concentration=1.0, shape=None, *, rand_gen=None, dtype=None, ctx=None):
+    def __init__(
+        self,
+        concentration: Variable | ArrayLike = 1.0,
+        shape: tuple | None = None,
+        *,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         super().__init__({"concentration": concentration}, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
     def log_pdf_impl(self, concentration, random_variable, F=None):

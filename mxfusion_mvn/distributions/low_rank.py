@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The multivariate normal with a low-rank plus diagonal covariance, in an MXFusion model."""
 
+from __future__ import annotations
+
 from mxfusion_mvn import checks, structures
 from mxfusion_mvn.checks.failure import check_positive
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
-from mxfusion_mvn.linalg.axes import broadcast_shapes
+from mxfusion_mvn.linalg.axes import ArrayLike, broadcast_shapes
 from mxfusion_mvn.totals.summed import total_by_structure
+
+import mxnet as mx
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable
 
 
 class LowRankMultivariateNormal(VectorDistribution):
@@ -30,7 +36,17 @@ class LowRankMultivariateNormal(VectorDistribution):
     EVENT = {"random_variable": "D", "mean": "D", "factor": "DR", "diagonal": "D"}
     CHECKS = {"diagonal": checks.check_positive}
 
-    def __init__(self, mean, factor, diagonal, shape=None, *, rand_gen=None, dtype=None, ctx=None):
+    def __init__(
+        self,
+        mean: Variable | ArrayLike,
+        factor: Variable | ArrayLike,
+        diagonal: Variable | ArrayLike,
+        shape: tuple | None = None,
+        *,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         inputs = {"mean": mean, "factor": factor, "diagonal": diagonal}
         super().__init__(inputs, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
@@ -66,7 +82,9 @@ class LowRankMultivariateNormal(VectorDistribution):
         noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
         return Gaussian._of(mean, structure)._color(noise)
 
-    def _total(self, variables, mean, factor, diagonal, random_variable):
+    def _total(self, variables, arrays):
+        mean, factor, diagonal = (arrays[name] for name in self.input_names)
+        random_variable = arrays["random_variable"]
         structure = self._structure(factor, diagonal, random_variable.shape[-1])
         matrix_axes = broadcast_shapes(factor.shape[:-2], diagonal.shape[:-1])
         rows = self._reduced(variables, mean, random_variable, matrix_axes)

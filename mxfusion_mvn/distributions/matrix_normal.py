@@ -5,14 +5,21 @@ Read row by row, a matrix X that is distributed as MN(mean, R, C) is a vector wi
 ``Cov[X_ij, X_kl] = R_ik C_jl``; its density needs the factors of R and C only.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import structures
 from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import OnFailure
 from mxfusion_mvn.distributions._base import VectorDistribution
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import flatten
-from mxfusion_mvn.linalg.axes import broadcast_shapes
+from mxfusion_mvn.linalg.axes import ArrayLike, broadcast_shapes
 from mxfusion_mvn.structures import forms
 from mxfusion_mvn.totals.summed import total_by_structure
+
+import mxnet as mx
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable
 
 
 class MatrixNormal(VectorDistribution):
@@ -48,18 +55,18 @@ class MatrixNormal(VectorDistribution):
 
     def __init__(
         self,
-        mean=0.0,
-        row_covariance=None,
-        column_covariance=None,
-        row_scale_tril=None,
-        column_scale_tril=None,
-        shape=None,
+        mean: Variable | ArrayLike = 0.0,
+        row_covariance: Variable | ArrayLike | None = None,
+        column_covariance: Variable | ArrayLike | None = None,
+        row_scale_tril: Variable | ArrayLike | None = None,
+        column_scale_tril: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
         *,
-        on_failure=None,
-        rand_gen=None,
-        dtype=None,
-        ctx=None,
-    ):
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         row = model_inputs.OneOf(row_covariance=row_covariance, row_scale_tril=row_scale_tril)
         column = model_inputs.OneOf(column_covariance=column_covariance, column_scale_tril=column_scale_tril)
         super().__init__({"mean": mean, "row": row, "column": column}, on_failure, rand_gen, dtype, ctx)
@@ -94,7 +101,9 @@ class MatrixNormal(VectorDistribution):
         draws = self._gaussian(mean, rv_shape[-2:], matrices)._color(flatten(noise))
         return draws.reshape(draws.shape[:-1] + rv_shape[-2:])
 
-    def _total(self, variables, mean, random_variable, **matrices):
+    def _total(self, variables, arrays):
+        matrices = dict(arrays)
+        mean, random_variable = matrices.pop("mean"), matrices.pop("random_variable")
         gaussian = self._gaussian(mean, random_variable.shape[-2:], matrices)
         matrix_axes = broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices.values()))
         rows = self._reduced(variables, gaussian.mean, flatten(random_variable), matrix_axes)

@@ -4,15 +4,20 @@
 The mathematics is in :mod:`mxfusion_mvn.mixture`; this file connects it.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import checks, mixture
 from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import OnFailure
 from mxfusion_mvn.distributions._matrix import MatrixDistribution
+from mxfusion_mvn.linalg.axes import ArrayLike
 from mxfusion_mvn.structures import forms
 
 import mxnet as mx
 import numpy as np
 from mxfusion.common.exceptions import InferenceError
-from mxfusion.components.variables import VariableType
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable, VariableType
 
 
 def _check_weights(name, value):
@@ -50,18 +55,18 @@ class GaussianMixture(MatrixDistribution):
 
     def __init__(
         self,
-        weights,
-        mean,
-        covariance=None,
-        precision=None,
-        scale_tril=None,
-        shape=None,
+        weights: Variable | ArrayLike,
+        mean: Variable | ArrayLike,
+        covariance: Variable | ArrayLike | None = None,
+        precision: Variable | ArrayLike | None = None,
+        scale_tril: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
         *,
-        on_failure=None,
-        rand_gen=None,
-        dtype=None,
-        ctx=None,
-    ):
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
         super().__init__({"weights": weights, "mean": mean, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 

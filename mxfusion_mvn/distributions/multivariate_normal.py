@@ -4,15 +4,22 @@
 The mathematics is in :mod:`mxfusion_mvn.gaussian` and :mod:`mxfusion_mvn.structures`; this file connects it.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import OnFailure
 from mxfusion_mvn.distributions._matrix import MatrixDistribution
+from mxfusion_mvn.linalg.axes import ArrayLike
 from mxfusion_mvn.missing import PartlyObserved
 from mxfusion_mvn.totals import closed_form
 from mxfusion_mvn.totals.patterns import total_of_observed
 from mxfusion_mvn.totals.statistics import all_rows
 from mxfusion_mvn.totals.summed import is_constant, reduced, total_by_structure
 
+import mxnet as mx
 import numpy as np
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable
 
 
 class MultivariateNormal(MatrixDistribution):
@@ -56,18 +63,18 @@ class MultivariateNormal(MatrixDistribution):
 
     def __init__(
         self,
-        mean=0.0,
-        covariance=None,
-        precision=None,
-        scale_tril=None,
-        shape=None,
-        missing=False,
+        mean: Variable | ArrayLike = 0.0,
+        covariance: Variable | ArrayLike | None = None,
+        precision: Variable | ArrayLike | None = None,
+        scale_tril: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
+        missing: bool = False,
         *,
-        on_failure=None,
-        rand_gen=None,
-        dtype=None,
-        ctx=None,
-    ):
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
         super().__init__({"mean": mean, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
         self._missing = missing
@@ -119,8 +126,8 @@ class MultivariateNormal(MatrixDistribution):
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
         return self._gaussian(mean, matrix, rv_shape[-1])._color(noise)
 
-    def _total(self, variables, mean, random_variable, **matrix):
-        value, matrix = random_variable, matrix[self.form]
+    def _total(self, variables, arrays):
+        value, mean, matrix = arrays["random_variable"], arrays["mean"], arrays[self.form]
         if self._missing and value.shape[0] == 1:
             if not is_constant(value) or np.isnan(value.asnumpy()).any():
                 return self._total_of_observed(mean, value, matrix)
@@ -169,7 +176,17 @@ class MultivariateNormalMeanPrecision(MultivariateNormal):
     :raises ModelSpecificationError: naming the argument, for wrong types, shapes and values.
     """
 
-    def __init__(self, mean=0.0, precision=None, shape=None, *, on_failure=None, rand_gen=None, dtype=None, ctx=None):
+    def __init__(
+        self,
+        mean: Variable | ArrayLike = 0.0,
+        precision: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
+        *,
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         super().__init__(
             mean=mean,
             precision=1.0 if precision is None else precision,

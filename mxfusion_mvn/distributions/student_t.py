@@ -10,17 +10,22 @@ For nu = inf it is the normal; all that is above 1e30 (float32), or 1e200, count
 mean + A z / sqrt(g), z standard normal, A A^T = Sigma and g ~ Gamma(nu/2) / (nu/2).
 """
 
+from __future__ import annotations
+
 import math
 import numbers
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks import model_inputs
+from mxfusion_mvn.checks.failure import OnFailure
 from mxfusion_mvn.distributions._matrix import MatrixDistribution
 from mxfusion_mvn.distributions._special import log_gamma_excess
-from mxfusion_mvn.linalg.axes import add, multiply, subtract
+from mxfusion_mvn.linalg.axes import ArrayLike, add, multiply, subtract
 
 import mxnet as mx
 import numpy as np
+from mxfusion.components.distributions.random_gen import RandomGenerator
+from mxfusion.components.variables import Variable
 from mxnet import autograd
 
 # More degrees of freedom than these change no digit; q / nu is still a normal number.
@@ -58,18 +63,18 @@ class MultivariateStudentT(MatrixDistribution):
 
     def __init__(
         self,
-        degrees_of_freedom,
-        mean=0.0,
-        covariance=None,
-        precision=None,
-        scale_tril=None,
-        shape=None,
+        degrees_of_freedom: Variable | ArrayLike,
+        mean: Variable | ArrayLike = 0.0,
+        covariance: Variable | ArrayLike | None = None,
+        precision: Variable | ArrayLike | None = None,
+        scale_tril: Variable | ArrayLike | None = None,
+        shape: tuple | None = None,
         *,
-        on_failure=None,
-        rand_gen=None,
-        dtype=None,
-        ctx=None,
-    ):
+        on_failure: OnFailure | None = None,
+        rand_gen: RandomGenerator | None = None,
+        dtype: str | None = None,
+        ctx: mx.Context | None = None,
+    ) -> None:
         matrix = model_inputs.OneOf(covariance=covariance, precision=precision, scale_tril=scale_tril)
         inputs = {"degrees_of_freedom": _finite(degrees_of_freedom), "mean": mean, "matrix": matrix}
         super().__init__(inputs, on_failure, rand_gen, dtype, ctx)

@@ -10,8 +10,14 @@ On NDArrays leading axes broadcast from the right, as in NumPy. A Symbol has no 
 axes of all arguments must be equal.
 """
 
+from typing import Union
+
 import mxnet as mx
 import numpy as np
+
+Array = Union[mx.nd.NDArray, mx.sym.Symbol]
+# Arguments that become an array of the kind, dtype and context of another one.
+ArrayLike = Union[mx.nd.NDArray, mx.sym.Symbol, np.ndarray, list, tuple, float]
 
 
 def namespace(array):

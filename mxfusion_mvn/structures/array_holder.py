@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arrays and parts of a structure: what is kept, copied, cast and looked at."""
 
+from __future__ import annotations
+
 import copy
 import functools
 
-from mxfusion_mvn.checks.failure import RAISE, may_repair
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, may_repair
 
 import mxnet as mx
 from mxnet import autograd
@@ -43,7 +45,7 @@ class ArrayHolder:
     """
 
     # The policy of a factorisation of the dense matrix, and the name of the matrix in messages.
-    on_failure = RAISE
+    on_failure: OnFailure | None = RAISE
     name = "covariance"
 
     # Set on copies that do not outlive a computation, so that they may keep what they compute of trained arrays.

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Independent entries: Sigma = diag(v). Nothing of size D x D is formed unless asked for."""
 
+from __future__ import annotations
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import check_positive
-from mxfusion_mvn.linalg.axes import namespace
+from mxfusion_mvn.linalg.axes import Array, namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure
@@ -19,7 +21,7 @@ class Diagonal(Structure):
     :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, variances, name="variances"):
+    def __init__(self, variances: Array, name: str = "variances") -> None:
         arguments.check_parameter(name, variances, "D")
         self.variances = variances
         self.name = name

@@ -6,6 +6,8 @@ Cov[X_ij, X_kl] = R_ik C_jl, so maps A of rows and B of columns act as A X B^T, 
     whiten: W_R X W_C^T        log det Sigma = m log det R + n log det C
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import may_repair
@@ -26,7 +28,7 @@ class Kronecker(Structure):
     :raises ValueError: if a side is no structure or singular, and for two dtypes.
     """
 
-    def __init__(self, row, column):
+    def __init__(self, row: Structure, column: Structure) -> None:
         for name, side in (("row", row), ("column", column)):
             check_structure(name, side)
             if isinstance(side, Singular):

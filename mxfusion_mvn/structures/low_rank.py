@@ -14,10 +14,12 @@ The derivatives of L and a are differences of terms as large as 1/d. Gradients d
 the two squares, so that it may be held constant, and the gradient of log det Sigma is computed as what it is, Sigma^-1.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.checks.failure import check_finite, check_positive
-from mxfusion_mvn.linalg.axes import add, broadcast_leading, broadcast_shapes, multiply, namespace
+from mxfusion_mvn.linalg.axes import Array, add, broadcast_leading, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.linalg.exact import split, subtract_product
 from mxfusion_mvn.linalg.ridge import ridge_coefficients, ridge_factor
 from mxfusion_mvn.structures.array_holder import computed_once
@@ -39,7 +41,7 @@ class LowRank(Structure):
     :raises ValueError: for another type, dtype or shape, and for a rank other than the factor's.
     """
 
-    def __init__(self, factor, diagonal, rank=None):
+    def __init__(self, factor: Array, diagonal: Array, rank: int | None = None) -> None:
         arguments.check_parameter("factor", factor, "Dr")
         arguments.check_parameter("diagonal", diagonal, "D")
         arguments.check_scaling("diagonal", diagonal, "factor", factor)

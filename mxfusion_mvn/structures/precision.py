@@ -8,10 +8,12 @@ With the Cholesky factor P = L L^T::
 Conditionals are blocks of P: b given a has precision P_bb and mean shift -P_bb^-1 P_ba r_a.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE, factor
-from mxfusion_mvn.linalg.axes import complement
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, factor
+from mxfusion_mvn.linalg.axes import Array, complement
 from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
@@ -28,17 +30,12 @@ class Precision(SquareMatrix):
     :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, precision, on_failure=RAISE, name="precision"):
+    def __init__(self, precision: Array, on_failure: OnFailure | None = RAISE, name: str = "precision") -> None:
         arguments.check_parameter(name, precision, "DD")
         arguments.check_policy(on_failure)
         self.precision = precision
         self.on_failure = on_failure
         self.name = name
-
-    def check(self):
-        """Refuse an asymmetric P, unless nothing is to be looked at."""
-        if self.on_failure is not None:
-            arguments.check_symmetric(self.name, self.precision)
 
     @computed_once
     def factor(self):

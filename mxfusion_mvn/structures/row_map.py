@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Linear maps of vectors, held by arrays: the same kernel serves vectors of any batch shape and rows of matrices."""
 
+from typing import Callable
+
 from mxfusion_mvn import linalg
-from mxfusion_mvn.linalg.axes import broadcast_shapes, namespace, per_row
+from mxfusion_mvn.linalg.axes import Array, broadcast_shapes, namespace, per_row
 
 import mxnet as mx
 
@@ -15,7 +17,7 @@ class RowMap:
     :param arrays: NDArrays or Symbols (B'..., ., .).
     """
 
-    def __init__(self, kernel, *arrays):
+    def __init__(self, kernel: Callable, *arrays: Array) -> None:
         self.kernel = kernel
         self.arrays = arrays
 

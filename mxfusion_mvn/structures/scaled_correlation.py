@@ -4,10 +4,12 @@
 The two stay apart, so that one correlation, factored once, serves any number of rows of standard deviations.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE, check_positive
-from mxfusion_mvn.linalg.axes import add, broadcast_shapes, multiply, namespace
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, check_positive
+from mxfusion_mvn.linalg.axes import Array, add, broadcast_shapes, multiply, namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Cholesky, Dense, Structure
@@ -27,15 +29,20 @@ class ScaledCorrelation(Structure):
     """
 
     def __init__(
-        self, standard_deviations, correlation=None, correlation_tril=None, on_failure=RAISE, name="correlation"
-    ):
+        self,
+        standard_deviations: Array,
+        correlation: Array | None = None,
+        correlation_tril: Array | None = None,
+        on_failure: OnFailure | None = RAISE,
+        name: str = "correlation",
+    ) -> None:
         if (correlation is None) == (correlation_tril is None):
             raise ValueError(
                 f"`correlation` and `correlation_tril`: got {'neither' if correlation is None else 'both'}; expected "
                 "exactly one of them. Pass the one you have."
             )
         if correlation is None:
-            self.correlation = Cholesky(correlation_tril, name="correlation_tril")
+            self.correlation: Structure = Cholesky(correlation_tril, name="correlation_tril")
         else:
             self.correlation = Dense(correlation, on_failure, name)
         arguments.check_policy(on_failure)

@@ -9,6 +9,8 @@ one axis more, N, than the covariance::
 The N rows become right-hand sides of one solve; the covariance is neither copied nor factored again.
 """
 
+from __future__ import annotations
+
 from mxfusion_mvn.checks import arguments
 from mxfusion_mvn.linalg.axes import namespace
 from mxfusion_mvn.structures.row_map import RowMap
@@ -25,7 +27,7 @@ class Shared(Structure):
     :raises ValueError: if it is no structure.
     """
 
-    def __init__(self, structure):
+    def __init__(self, structure: Structure) -> None:
         check_structure("structure", structure)
         self.structure = structure
 
@@ -121,7 +123,7 @@ class Shared(Structure):
 class _OnRows(RowMap):
     """A map of vectors (B..., N, D), the N rows of each matrix being mapped in one call."""
 
-    def __init__(self, inner):
+    def __init__(self, inner) -> None:
         super().__init__(inner.kernel, *(_with_axis(array, 2) for array in inner.arrays))
         self._inner = inner
 

@@ -11,12 +11,14 @@ V and m are held constant in gradients, so these are the derivatives within the 
 coincide, where the derivatives of an eigenvalue routine are not.
 """
 
+from __future__ import annotations
+
 import numbers
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments, at_index, plain_index
 from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
-from mxfusion_mvn.linalg.axes import namespace
+from mxfusion_mvn.linalg.axes import Array, namespace
 from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import SquareMatrix
@@ -44,7 +46,9 @@ class Singular(SquareMatrix):
         tolerance, or there are fewer positive ones than the rank says.
     """
 
-    def __init__(self, covariance, rank=None, tolerance=None, name="covariance"):
+    def __init__(
+        self, covariance: Array, rank: int | None = None, tolerance: float | None = None, name: str = "covariance"
+    ) -> None:
         arguments.check_parameter(name, covariance, "DD")
         if rank is not None:
             arguments.check_count("rank", rank)
@@ -59,10 +63,6 @@ class Singular(SquareMatrix):
         self._tolerance = tolerance
         self.name = name
         self._scale = None
-
-    def check(self):
-        """Refuse an asymmetric Sigma; its eigenvalues are looked at when they are computed."""
-        arguments.check_symmetric(self.name, self.covariance)
 
     @computed_once
     def _support(self):

@@ -7,13 +7,16 @@ overridden where a structure offers something better. Linear maps are given as a
 :class:`~mxfusion_mvn.structures.row_map.RowMap`.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from functools import partial
+from typing import Callable
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks import arguments
-from mxfusion_mvn.checks.failure import RAISE, check_triangular_factor, factor
-from mxfusion_mvn.linalg.axes import namespace, size_of_last
+from mxfusion_mvn.checks.failure import RAISE, OnFailure, check_triangular_factor, factor
+from mxfusion_mvn.linalg.axes import Array, namespace, size_of_last
 from mxfusion_mvn.linalg.refinement import refinement
 from mxfusion_mvn.structures.array_holder import ArrayHolder, computed_once
 from mxfusion_mvn.structures.row_map import RowMap, regress
@@ -242,6 +245,11 @@ class SquareMatrix(Structure):
     def _matrix(self):
         """It, (B'..., D, D)."""
 
+    def check(self):
+        """Refuse an asymmetric matrix, unless nothing is to be looked at."""
+        if self.on_failure is not None:
+            arguments.check_symmetric(self.name, self._matrix())
+
     def template(self):
         """Its diagonal, (B'..., D)."""
         return linalg.diagonal(self._matrix())
@@ -265,7 +273,7 @@ class Dense(SquareMatrix):
     :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, covariance, on_failure=RAISE, name="covariance"):
+    def __init__(self, covariance: Array, on_failure: OnFailure | None = RAISE, name: str = "covariance") -> None:
         arguments.check_parameter(name, covariance, "DD")
         arguments.check_policy(on_failure)
         self.covariance = covariance
@@ -277,11 +285,6 @@ class Dense(SquareMatrix):
         """The same covariance by its Cholesky factor, a :class:`Cholesky`."""
         tril = factor(self.covariance, self.on_failure, self.name)
         return Cholesky(tril, partial(refinement, self.covariance, tril) if self.on_failure and self.refine else None)
-
-    def check(self):
-        """Refuse an asymmetric Sigma, unless nothing is to be looked at."""
-        if self.on_failure is not None:
-            arguments.check_symmetric(self.name, self.covariance)
 
     def root(self):
         """L with L L^T = Sigma, (B'..., D, D)."""
@@ -315,7 +318,7 @@ class Cholesky(SquareMatrix):
     :raises ValueError: for another type, dtype or shape.
     """
 
-    def __init__(self, scale_tril, refine=None, name="scale_tril"):
+    def __init__(self, scale_tril: Array, refine: Callable | None = None, name: str = "scale_tril") -> None:
         arguments.check_parameter(name, scale_tril, "DD")
         if refine is not None and not callable(refine):
             arguments.refuse(

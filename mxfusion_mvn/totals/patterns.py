@@ -16,7 +16,7 @@ gradients, and leaves no matrix behind for each pattern. Patterns of many rows t
 which digits do not cancel, and have few matrices.
 """
 
-from typing import NamedTuple
+from typing import Any, List, NamedTuple
 
 from mxfusion_mvn import linalg
 from mxfusion_mvn.checks.failure import factor
@@ -61,14 +61,16 @@ def total_of_observed(gaussian, value, on_failure, name):
     covariance, mean = covariance.reshape((-1, 1, dim, dim)), mean.reshape((-1, 1, 1, mean.shape[-1]))
     wanted = is_differentiated(covariance), is_differentiated(mean)
     most = largest_chunk(max(len(covariance), len(mean)), dim)
-    total, gradients, previous = 0, [0, 0], []
+    total: Any = 0
+    gradients: List[Any] = [0, 0]
+    previous: List[Any] = []
     for bucket in buckets_of(value.asnumpy(), most):
         block = _Block(bucket, after(constant(covariance), *previous), constant(mean), on_failure, name)
         total = total + block.total()
         previous = [total]
-        for i, gradient in enumerate((block.covariance_gradient, block.mean_gradient)):
+        for i, compute in enumerate((block.covariance_gradient, block.mean_gradient)):
             if wanted[i]:
-                gradients[i] = gradients[i] + gradient()
+                gradients[i] = gradients[i] + compute()
                 previous.append(gradients[i])
         if len(bucket.masks) < most / 2:
             previous = []

@@ -14,7 +14,7 @@ constant design, whose means differ from row to row::
 Here A is any linear map, so all this holds for every structure of the covariance.
 """
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from mxfusion_mvn.linalg.axes import size_of
 
@@ -140,7 +140,7 @@ def compress(rows, centre=0.0):
     """
     if len(rows) <= rows.shape[1]:
         return rows.astype("float64") - centre
-    kept = np.zeros((0, rows.shape[1]))
+    kept: Any = np.zeros((0, rows.shape[1]))
     with np.errstate(invalid="ignore"):  # of infinity comes NaN, which is told of where the loss is read
         for start in range(0, len(rows), _CHUNK):
             kept = np.linalg.qr(np.concatenate([kept, rows[start : start + _CHUNK] - centre]), mode="r")
