@@ -124,18 +124,7 @@ class BartlettDistribution(VectorDistribution):
         super().__init__({"degrees_of_freedom": degrees_of_freedom, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, degrees_of_freedom, random_variable, F=None, **matrix):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
-        :param random_variable: NDArray (S or 1, B..., D, D), of which the lower triangle is read.
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the scale by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S or 1, B...).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the random variable or the scale is not
-            positive definite.
-        :raises InferenceError: outside ``autograd.record()``, if the degrees of freedom are not greater than D - 1.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         dim, dtype = random_variable.shape[-1], random_variable.dtype
         if not autograd.is_recording() and self._on_failure is None:  # nothing here is in a hurry, or to be repaired
             random_variable = random_variable.astype("float64", copy=False)
@@ -154,18 +143,7 @@ class BartlettDistribution(VectorDistribution):
         return axes.subtract(log_pdf, log_multivariate_gamma_excess(0.5 * freedom, dim)).astype(dtype, copy=False)
 
     def draw_samples_impl(self, degrees_of_freedom, rv_shape, num_samples=1, F=None, **matrix):
-        """
-        Draws, reparametrised in the scale.
-
-        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
-        :param rv_shape: tuple (B..., D, D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the scale by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S, B..., D, D).
-        :raises InferenceError: if a gradient for the degrees of freedom is asked for; outside ``autograd.record()``
-            also if a parameter is not valid.
-        """
+        """Draws, reparametrised in the scale; a gradient of the degrees of freedom is refused."""
         self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
         dim = rv_shape[-1]
         scale = self._scale_factor(matrix, dim)

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The wiring of a vector distribution with MXFusion: declaration, sample axis, dtypes and late errors.
 
-A subclass says how many event axes each input has, and writes ``log_pdf_impl`` and ``draw_samples_impl`` on arrays
-that are already aligned: (S or 1, B..., event), all with the same number of batch axes.
+A subclass says which event axes each array has (``EVENT``), and writes two methods on arrays that are aligned already:
+NDArrays by name, (S or 1, B..., event), all with the same number of batch axes::
+
+    log_pdf_impl(random_variable, F, **inputs)               (S or 1, B...), without ``log_pdf_scaling``
+    draw_samples_impl(rv_shape, num_samples, F, **inputs)    (S,) + rv_shape, the shape of one draw (B..., event)
+
+Outside ``autograd.record()`` both refuse parameters that are not valid, by an ``InferenceError`` that names them.
 """
 
 from __future__ import annotations

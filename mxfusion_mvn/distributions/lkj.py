@@ -69,16 +69,7 @@ class LKJCholesky(VectorDistribution):
         super().__init__({"concentration": concentration}, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
     def log_pdf_impl(self, concentration, random_variable, F=None):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param concentration: NDArray (S or 1, B..., 1).
-        :param random_variable: L, NDArray (S or 1, B..., D, D).
-        :param F: ``mxnet.ndarray``.
-        :returns: NDArray (S or 1, B...).
-        :raises InferenceError: outside ``autograd.record()``, if the random variable is not the factor of a correlation
-            matrix, or the concentration is not positive.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         if self._policy() is not None:
             self._check_value(random_variable)
             self._check_positive("concentration", concentration)
@@ -95,17 +86,7 @@ class LKJCholesky(VectorDistribution):
         return mx.nd.broadcast_add(kernel, constant)
 
     def draw_samples_impl(self, concentration, rv_shape, num_samples=1, F=None):
-        """
-        Draws, all rows at once.
-
-        :param concentration: NDArray (S or 1, B..., 1).
-        :param rv_shape: tuple (B..., D, D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :returns: NDArray (S, B..., D, D).
-        :raises InferenceError: if a gradient for the concentration is asked for; outside ``autograd.record()`` also if
-            it is not positive.
-        """
+        """Draws, all rows at once; a gradient of the concentration is refused."""
         self._refuse_gradient("concentration", concentration)
         if self._policy() is not None:
             self._check_positive("concentration", concentration)

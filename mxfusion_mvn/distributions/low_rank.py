@@ -51,33 +51,12 @@ class LowRankMultivariateNormal(VectorDistribution):
         super().__init__(inputs, rand_gen=rand_gen, dtype=dtype, ctx=ctx)
 
     def log_pdf_impl(self, mean, factor, diagonal, random_variable, F=None):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param mean: NDArray (S or 1, B..., D).
-        :param factor: NDArray (S or 1, B..., D, r).
-        :param diagonal: NDArray (S or 1, B..., D).
-        :param random_variable: NDArray (S or 1, B..., D).
-        :param F: ``mxnet.ndarray``.
-        :returns: NDArray (S or 1, B...).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         structure = self._structure(factor, diagonal, random_variable.shape[-1])
         return Gaussian._of(mean, structure)._log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, factor, diagonal, rv_shape, num_samples=1, F=None):
-        """
-        Reparametrised draws, an affine map of noise (S, B..., r + D) from the factor's random generator.
-
-        :param mean: NDArray (S or 1, B..., D).
-        :param factor: NDArray (S or 1, B..., D, r).
-        :param diagonal: NDArray (S or 1, B..., D).
-        :param rv_shape: tuple (B..., D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :returns: NDArray (S, B..., D).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if an entry of the diagonal is not positive.
-        """
+        """Reparametrised draws, an affine map of noise (S, B..., r + D) from the factor's random generator."""
         structure = self._structure(factor, diagonal, rv_shape[-1])
         noise = self._normal_noise((num_samples,) + rv_shape[:-1] + (structure.noise_size(rv_shape[-1]),), like=factor)
         return Gaussian._of(mean, structure)._color(noise)

@@ -72,31 +72,12 @@ class MatrixNormal(VectorDistribution):
         super().__init__({"mean": mean, "row": row, "column": column}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, mean, random_variable, F=None, **matrices):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param mean: NDArray (S or 1, B..., n, m).
-        :param random_variable: NDArray (S or 1, B..., n, m).
-        :param F: ``mxnet.ndarray``.
-        :param matrices: the matrices of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
-        :returns: NDArray (S or 1, B...).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         event = random_variable.shape[-2:]
         return self._gaussian(mean, event, matrices)._log_pdf(flatten(random_variable))
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrices):
-        """
-        Reparametrised draws, mean + A_R noise A_C^T with noise (S, B..., n, m) from the factor's random generator.
-
-        :param mean: NDArray (S or 1, B..., n, m).
-        :param rv_shape: tuple (B..., n, m), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :param matrices: the matrices of the two sides by name, NDArrays (S or 1, B..., n, n) and (S or 1, B..., m, m).
-        :returns: NDArray (S, B..., n, m).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
-        """
+        """Reparametrised draws, mean + A_R noise A_C^T with noise (S, B..., n, m)."""
         noise = self._normal_noise((num_samples,) + rv_shape, like=mean)
         draws = self._gaussian(mean, rv_shape[-2:], matrices)._color(flatten(noise))
         return draws.reshape(draws.shape[:-1] + rv_shape[-2:])

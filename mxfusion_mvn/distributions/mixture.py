@@ -71,17 +71,7 @@ class GaussianMixture(MatrixDistribution):
         super().__init__({"weights": weights, "mean": mean, "matrix": matrix}, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, weights, mean, random_variable, F=None, **matrix):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param weights: NDArray (S or 1, B..., K).
-        :param mean: NDArray (S or 1, B..., K, D).
-        :param random_variable: NDArray (S or 1, B..., D).
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., K, D, D).
-        :returns: NDArray (S or 1, B...).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if a matrix is not positive definite.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         return mixture.log_pdf(random_variable, weights, self._gaussian(mean, matrix, random_variable.shape[-1]))
 
     def responsibilities(self, variables):
@@ -102,18 +92,7 @@ class GaussianMixture(MatrixDistribution):
         return mixture.responsibilities(value, weights, self._gaussian(mean, arrays, value.shape[-1]))
 
     def draw_samples_impl(self, weights, mean, rv_shape, num_samples=1, F=None, **matrix):
-        """
-        Draws, reparametrised in means and matrices.
-
-        :param weights: NDArray (S or 1, B..., K).
-        :param mean: NDArray (S or 1, B..., K, D).
-        :param rv_shape: tuple (B..., D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., K, D, D).
-        :returns: NDArray (S, B..., D).
-        :raises InferenceError: if a gradient for the weights is asked for.
-        """
+        """Draws, reparametrised in means and matrices; a gradient of the weights is refused."""
         self._refuse_gradient("weights", weights)
         leading = (num_samples,) + rv_shape[:-1]
         chances = weights.broadcast_to(leading + weights.shape[-1:])

@@ -90,16 +90,7 @@ class MultivariateNormal(MatrixDistribution):
         return self.input_names[1]
 
     def log_pdf_impl(self, mean, random_variable, F=None, **matrix):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param mean: NDArray (S or 1, B..., D).
-        :param random_variable: NDArray (S or 1, B..., D).
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S or 1, B...).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         gaussian = self._gaussian(mean, matrix, random_variable.shape[-1])
         # Draws of a latent variable have nothing missing, and would only be waited for.
         if self._missing and random_variable.shape[0] == 1:
@@ -112,17 +103,7 @@ class MultivariateNormal(MatrixDistribution):
         return gaussian._log_pdf(random_variable)
 
     def draw_samples_impl(self, mean, rv_shape, num_samples=1, F=None, **matrix):
-        """
-        Reparametrised draws, an affine map of noise from the factor's random generator.
-
-        :param mean: NDArray (S or 1, B..., D).
-        :param rv_shape: tuple (B..., D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S, B..., D).
-        :raises NotPositiveDefiniteError: outside ``autograd.record()``, if the matrix is not positive definite.
-        """
+        """Reparametrised draws, an affine map of noise from the factor's random generator."""
         noise = self._normal_noise((num_samples,) + rv_shape, like=matrix[self.form])
         return self._gaussian(mean, matrix, rv_shape[-1])._color(noise)
 

@@ -80,17 +80,7 @@ class MultivariateStudentT(MatrixDistribution):
         super().__init__(inputs, on_failure, rand_gen, dtype, ctx)
 
     def log_pdf_impl(self, degrees_of_freedom, mean, random_variable, F=None, **matrix):
-        """
-        Log density, without ``log_pdf_scaling``.
-
-        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
-        :param mean: NDArray (S or 1, B..., D).
-        :param random_variable: NDArray (S or 1, B..., D).
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S or 1, B...).
-        :raises InferenceError: outside ``autograd.record()``, if a parameter is not valid.
-        """
+        """Log density, without ``log_pdf_scaling``."""
         dim = random_variable.shape[-1]
         gaussian = self._gaussian(mean, matrix, dim)
         # First, because MXNet raises an old failure at whatever is read first; the factorisation reports it by name.
@@ -103,19 +93,7 @@ class MultivariateStudentT(MatrixDistribution):
         return subtract(constant, multiply(0.5 * (freedom + dim), self._spread(gaussian, random_variable, freedom)))
 
     def draw_samples_impl(self, degrees_of_freedom, mean, rv_shape, num_samples=1, F=None, **matrix):
-        """
-        Draws, reparametrised in mean and scale matrix.
-
-        :param degrees_of_freedom: NDArray (S or 1, B..., 1).
-        :param mean: NDArray (S or 1, B..., D).
-        :param rv_shape: tuple (B..., D), the shape of one draw.
-        :param num_samples: S.
-        :param F: ``mxnet.ndarray``.
-        :param matrix: the one matrix by the name of its form, NDArray (S or 1, B..., D, D).
-        :returns: NDArray (S, B..., D).
-        :raises InferenceError: if a gradient for the degrees of freedom is asked for; and outside
-            ``autograd.record()``, if a parameter is not valid.
-        """
+        """Draws, reparametrised in mean and scale matrix; a gradient of the degrees of freedom is refused."""
         self._refuse_gradient("degrees_of_freedom", degrees_of_freedom)
         gaussian = self._gaussian(mean, matrix, rv_shape[-1])
         if self._policy() is not None:
