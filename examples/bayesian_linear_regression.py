@@ -108,7 +108,7 @@ def approximate(model, posterior, y, iterations):
     """The inference of a posterior, and the evidence lower bound it arrived at."""
     mx.random.seed(1)
     algorithm = StochasticVariationalInference(NUM_SAMPLES, model, posterior, [model.y])
-    loop = CompiledLoop(schedule=PolyScheduler(iterations, base_lr=0.1, final_lr=0.0002, pwr=3))
+    loop = CompiledLoop(schedule=PolyScheduler(iterations, base_lr=0.1, final_lr=0.0002, pwr=2))
     inference = GradBasedInference(algorithm, grad_loop=loop, dtype=DTYPE)
     record = inference.run(y=y, max_iter=iterations)
     # At the end the steps are small, and the bound changes only by the noise of the draws.
@@ -225,8 +225,8 @@ def draw_pair(axes, exact, found):
     axes.plot(*ellipse(exact), color=INK, linewidth=1.2, linestyle=(0, (4, 4)))
     axes.axhline(0, color=FAINT, linewidth=0.7, zorder=0)
     axes.axvline(0, ymax=0.7, color=FAINT, linewidth=0.7, zorder=0)
-    axes.set_xlabel(f"weight of {NAMES['s1']}")
-    axes.set_ylabel(f"weight of {NAMES['s2']}")
+    axes.set_xlabel(f"weight of {NAMES['s1']} (standardised)")
+    axes.set_ylabel(f"weight of {NAMES['s2']} (standardised)")
     axes.set(xlim=(-1.02, 0.17), ylim=(-0.235, 0.735))
     draw_key(axes, {"exact": exact, **found})
     title(axes, "Two weights that are only known together", "90 % of their posterior")
@@ -235,7 +235,7 @@ def draw_pair(axes, exact, found):
 def draw_key(axes, posteriors):
     """What the colours mean, and how well each posterior says that the first weight is known."""
     style = {"transform": axes.transAxes, "size": 10.5, "va": "center"}
-    axes.text(0.53, 0.955, f"weight of {NAMES['s1']}", **style)
+    axes.text(0.53, 0.955, f"{NAMES['s1']}, 90 % interval", **style)
     for row, (name, (colour, marker)) in enumerate({"exact": (INK, "s"), **LOOKS}.items()):
         height = 0.905 - 0.05 * row
         face = GREY if name == "exact" else colour
@@ -293,7 +293,7 @@ def title(axes, words, more):
 
 def main(arguments=None):
     """Approximate, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "bayesian_linear_regression", iterations=3000)
+    options = parse(arguments, __doc__, "bayesian_linear_regression", iterations=2500)
     x, y = read_patients()
     noise_variance = residual_variance(x, y)
     exact = exact_posterior(x, y, noise_variance)

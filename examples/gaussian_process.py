@@ -131,7 +131,7 @@ def describe(parts, scale):
     """What was learned, in degrees and days: a heading, and a line for each part."""
     yield f"{'':<12}{'sd':>6}{'length scale':>15}"
     for (variance, *length), name in zip(parts.values(), ("spells", "carry-over", "day's own")):
-        days = f"{DAYS_A_WEEK * length[0]:.1f} days" if length else ""
+        days = f"{DAYS_A_WEEK * length[0]:.1f} days" if length else "none"
         yield f"{name:<10}{scale * np.sqrt(variance):>5.1f} °C{days:>15}"
 
 
@@ -148,7 +148,7 @@ def draw_picture(path, dates, temperature, hidden, mean, sd, parts):
     :param parts: lines on what was learned.
     """
     with plt.rc_context(LARGE):
-        figure, axes = plt.subplots(figsize=(10.7, 5.8))
+        figure, axes = plt.subplots(figsize=(8.6, 4.6))
         figure.subplots_adjust(left=0.07, right=0.985, bottom=0.075, top=0.85)
         day = mdates.date2num(dates)
         axes.axvspan(day[hidden][0] - 0.5, day[hidden][-1] + 0.5, color="#F1F1F1", linewidth=0)
@@ -158,21 +158,21 @@ def draw_picture(path, dates, temperature, hidden, mean, sd, parts):
         axes.plot(day[~hidden], temperature[~hidden], "o", color=INK, markersize=4, markeredgewidth=0)
         axes.plot(day[hidden], temperature[hidden], "o", color=ORANGE, markersize=5.5, markerfacecolor="white")
         label_picture(figure, axes, day, hidden)
-        axes.text(0.985, 0.035, "\n".join(parts), transform=axes.transAxes, size=9.5, family="monospace", ha="right")
-        figure.savefig(path, dpi=150)
+        axes.text(0.985, 0.035, "\n".join(parts), transform=axes.transAxes, size=8.3, family="monospace", ha="right")
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
 def label_picture(figure, axes, day, hidden):
     """Words and limits."""
-    axes.set(xlim=(day[0] - 0.9, day[-1] + 0.9), ylim=(9, 42))
+    axes.set(xlim=(day[0] - 0.9, day[-1] + 0.9), ylim=(7, 42))
     axes.xaxis.set_major_locator(mdates.MonthLocator(bymonthday=(1, 15)))
     axes.xaxis.set_major_formatter(lambda number, _: f"{mdates.num2date(number):%d %b}".lstrip("0"))
     axes.set_ylabel("highest temperature of the day (°C)")
     figure.text(0.07, 0.945, "The fortnight that was hidden", size=16, weight="bold")
-    words = f"New York, summer of {YEAR}: measured (dots), and what a Gaussian process expects (mean, 90 % band)"
+    words = f"New York, {YEAR}: measured (dots), and what a Gaussian process expects (mean, 90 % band)"
     figure.text(0.07, 0.9, words, size=11)
-    axes.text(day[hidden].mean(), 41.5, "hidden from\nthe model", color=ORANGE, size=10.5, ha="center", va="top")
+    axes.text(day[hidden].mean(), 41.5, "hidden\nfrom the\nmodel", color=ORANGE, size=10.5, ha="center", va="top")
 
 
 def main(arguments=None):

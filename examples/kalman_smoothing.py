@@ -141,8 +141,8 @@ def draw_picture(path, years, flow, level, fall):
     known, ahead = slice(0, len(years)), slice(len(years) - 1, None)
     all_years = np.arange(years[0], years[0] + len(mean))
     with plt.rc_context(LARGE):
-        figure, axes = plt.subplots(figsize=(10.7, 5.6))
-        figure.subplots_adjust(left=0.075, right=0.985, bottom=0.1, top=0.84)
+        figure, axes = plt.subplots(figsize=(8.6, 4.5))
+        figure.subplots_adjust(left=0.09, right=0.985, bottom=0.1, top=0.84)
         for part, alpha in ((known, 0.25), (ahead, 0.12)):
             low, high = mean[part] - NORMAL_90 * sd[part], mean[part] + NORMAL_90 * sd[part]
             axes.fill_between(all_years[part], low, high, color=BLUE, alpha=alpha, linewidth=0)
@@ -152,26 +152,27 @@ def draw_picture(path, years, flow, level, fall):
         axes.plot(all_years[ahead], mean[ahead], color=BLUE, linewidth=2.0, linestyle=(0, (2, 1.5)))
         axes.axvline(DAM, color=ORANGE, linewidth=1.4, linestyle=(0, (5, 3)), zorder=0)
         label_picture(axes, fall, mean)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
 def label_picture(axes, fall, mean):
     """Words and limits."""
     axes.set(xlim=(1869.5, 1981.5), ylim=(400, 1440))
-    axes.set_ylabel("flow of the Nile at Aswan (10$^8$ m$^3$ a year)")
+    axes.set_ylabel("flow at Aswan (10$^8$ m$^3$ a year)")
     axes.text(0, 1.12, "A century of the Nile as one Gaussian", transform=axes.transAxes, size=16, weight="bold")
     words = "Each year's flow (dots) is a level that drifts, plus noise. The level and its 90 % band, given all flows."
     axes.text(0, 1.055, words, transform=axes.transAxes, size=11)
     axes.text(DAM + 1, 1392, "1899: work on the first dam begins", color=ORANGE, size=11, weight="bold")
-    words = f"From then on the level was lower, on average,\nby {fall[0]:.0f} ± {NORMAL_90 * fall[1]:.0f} (90 %)"
+    by = f"{fall[0]:.0f} ± {NORMAL_90 * fall[1]:.0f} · 10$^8$ m$^3$ a year (90 %)"
+    words = f"From then on the level was lower, on average,\nby {by}"
     axes.text(DAM + 1, 1372, words, size=10.5, va="top", linespacing=1.35)
     axes.text(1976, mean[-1] + 245, "ten years\nto come", color=BLUE, size=10.5, ha="center", linespacing=1.3)
 
 
 def main(arguments=None):
     """Fit, smooth, print and draw; the exit status is 1 if a bound is exceeded."""
-    options = parse(arguments, __doc__, "kalman_smoothing", iterations=250)
+    options = parse(arguments, __doc__, "kalman_smoothing", iterations=300)
     years, flow = read_table("nile.csv", ["time", "value"]).T
     noise, step, log_likelihood = fit_variances(flow, options.iterations)
     level = level_given_flow(flow, noise, step, HORIZON)

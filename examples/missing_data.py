@@ -40,7 +40,7 @@ COLUMNS = {
     "Ozone": ("ozone", "ppb^1/3"),
     "Solar.R": ("sunshine", "langley"),
     "Wind": ("wind", "mph"),
-    "Temp": ("temperature", "°F"),
+    "Temp": ("temperature", "°C"),
 }
 DIM = len(COLUMNS)
 OZONE, TEMPERATURE = 0, 3  # their positions
@@ -167,7 +167,7 @@ def draw_picture(path, days, x, imputed):
     :param imputed: :class:`Imputed`.
     """
     with plt.rc_context(SETTINGS):
-        figure = plt.figure(figsize=(10.7, 8.2))
+        figure = plt.figure(figsize=(8.6, 6.6))
         grid = {"left": 0.07, "right": 0.985}
         top = figure.add_gridspec(1, 1, bottom=0.53, top=0.865, **grid)
         bottom = figure.add_gridspec(1, 2, bottom=0.075, top=0.385, wspace=0.16, **grid)
@@ -179,9 +179,9 @@ def draw_picture(path, days, x, imputed):
         figure.text(left, 0.945, "New York, summer of 1973: the ozone nobody measured", size=16, weight="bold")
         figure.text(left, 0.905, "\N{BLACK CIRCLE} measured", size=11.5, color=KNOWN, weight="bold")
         style = {"size": 11.5, "color": FILLED, "weight": "bold"}
-        figure.text(left + 0.125, 0.905, "\N{BLACK DIAMOND} missing: median and 90 % band", **style)
-        figure.text(left + 0.415, 0.905, "given that day's wind, temperature and sunshine", size=11.5)
-        figure.savefig(path, dpi=150)
+        figure.text(left + 0.155, 0.905, "\N{BLACK DIAMOND} missing: median and 90 % band", **style)
+        figure.text(left + 0.52, 0.905, "given the weather of that day", size=11.5)
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
@@ -203,7 +203,7 @@ def draw_ozone(axes, days, missing, imputed):
 def draw_against_temperature(axes, temperature, missing, imputed):
     """The same over the temperature, on which it depends most."""
     draw_points(axes, temperature, missing, imputed)
-    axes.set_xlabel("highest temperature of the day (°F)")
+    axes.set_xlabel("highest temperature of the day (°C)")
     axes.set_ylabel("ozone (ppb)")
     title(axes, "The gaps follow the weather")
 
@@ -228,8 +228,8 @@ def draw_count(axes, cube_root, imputed):
     measured, filled = exceedances(cube_root), exceedances(imputed.mean)
     top = axes.get_ylim()[1]
     marks = [(measured, KNOWN, f"{measured} days measured"), (filled, FILLED, f"{filled} with medians in the gaps")]
-    for height, (value, colour, label) in zip((1.26, 1.13), marks):
-        axes.plot([value, value], [0, height * top], color=colour, linewidth=1.6)
+    for height, width, (value, colour, label) in zip((1.26, 1.13), (5.0, 1.6), marks):
+        axes.plot([value, value], [0, height * top], color=colour, linewidth=width, solid_capstyle="butt")
         style = {"size": 10.5, "color": colour, "weight": "bold"}
         axes.annotate(label, (value, height * top), (6, 1), textcoords="offset points", va="top", **style)
     style.update(color=INK, weight="normal")
@@ -244,7 +244,7 @@ def draw_count(axes, cube_root, imputed):
     axes.set_xlabel(f"days above {HIGH:.0f} ppb")
     axes.set_ylabel("probability")
     axes.set_ylim(0, 1.3 * top)
-    title(axes, f"On how many days was it above {HIGH:.0f} ppb?")
+    title(axes, f"How many days above {HIGH:.0f} ppb?")
 
 
 def title(axes, words):
@@ -259,6 +259,7 @@ def main(arguments=None):
 
     measured = read_table("airquality.csv", COLUMNS)
     measured[:, OZONE] = np.cbrt(measured[:, OZONE])
+    measured[:, TEMPERATURE] = (measured[:, TEMPERATURE] - 32) / 1.8  # from Fahrenheit
     centre, scale = np.nanmean(measured, axis=0), np.nanstd(measured, axis=0)
     x = (measured - centre) / scale
     complete = x[~np.isnan(x).any(axis=1)]

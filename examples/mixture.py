@@ -133,10 +133,8 @@ def draw_picture(path, data, fitted):
     :param fitted: :class:`Mixture` in minutes.
     """
     with plt.rc_context(SETTINGS):
-        figure = plt.figure(figsize=(10.7, 6.6))
-        grid = figure.add_gridspec(
-            1, 2, left=0.065, right=0.985, bottom=0.09, top=0.82, width_ratios=(2, 1), wspace=0.05
-        )
+        figure = plt.figure(figsize=(8.6, 5.3))
+        grid = figure.add_gridspec(1, 2, left=0.08, right=0.985, bottom=0.1, top=0.82, width_ratios=(2, 1), wspace=0.05)
         left = figure.add_subplot(grid[0])
         right = figure.add_subplot(grid[1], sharey=left)
         left.set_xlim(1.2, 5.6)
@@ -144,9 +142,9 @@ def draw_picture(path, data, fitted):
         draw_eruptions(left, data, fitted)
         draw_waits(right, fitted)
         figure.text(0.03, 0.945, "Old Faithful has two ways to erupt", size=16, weight="bold")
-        key = "Grey: density of the mixture. Ellipses: 50 % and 95 % of each Gaussian. A pale dot could be either."
+        key = "Grey: density of the mixture. Ellipses: 50 % and 95 % of each Gaussian. Ringed: could be either."
         figure.text(0.03, 0.905, key, size=10.5)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
@@ -157,6 +155,8 @@ def draw_eruptions(axes, data, fitted):
     axes.contourf(x, y, density, density.max() * DENSITIES, colors=GREYS)
     chance = fitted.responsibilities(data)
     axes.scatter(*data.T, s=24, c=chance, cmap=COLOURS, vmin=0, vmax=1, edgecolor="white", linewidth=0.4, zorder=3)
+    doubtful = data[(chance > 0.05) & (chance < 0.95)]
+    axes.scatter(*doubtful.T, s=70, facecolor="none", edgecolor=INK, linewidth=1.2, zorder=3)
     for probability, width in ((0.5, 1.0), (0.95, 1.8)):
         outlines = fitted.components().ellipse(probability)
         for k, colour in enumerate((SHORT, LONG)):
@@ -165,10 +165,10 @@ def draw_eruptions(axes, data, fitted):
     axes.text(2.72, 46, f"short, {100 * fitted.weights[0]:.0f} %", color=SHORT, **style)
     axes.text(3.3, 92, f"long, {100 * fitted.weights[1]:.0f} %", color=LONG, ha="right", **style)
     for length in LENGTHS:
-        axes.axvline(length, ymax=0.02, color=INK, linewidth=1.6)
+        axes.plot(length, axes.get_ylim()[0], "^", color=INK, markersize=9, clip_on=False, zorder=5)
     axes.set_xlabel("length of an eruption (min)")
     axes.set_ylabel("wait for the next (min)")
-    title(axes, "272 eruptions, each in the colour of its kind")
+    title(axes, "272 eruptions, coloured by kind")
 
 
 def draw_waits(axes, fitted):
@@ -184,10 +184,11 @@ def draw_waits(axes, fitted):
     axes.set_xticks(range(len(LENGTHS)))
     axes.set_xticklabels([f"{length:g} min" for length in LENGTHS])
     axes.set_xlim(-0.1, len(LENGTHS) - 0.1)
-    axes.set_xlabel("after an eruption of")
+    axes.set_xlabel("after an eruption of … (▲)")
     axes.tick_params(left=False, labelleft=False)
     axes.spines["left"].set_visible(False)
-    title(axes, "So how long will the wait be?")
+    axes.text(0.08, 99, "width:\ndensity;\ncolours:\nshare of\neach kind", size=9.5, va="top", linespacing=1.4)
+    title(axes, "And the wait?")
 
 
 def title(axes, words):

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the policy gradient shows: a table, and a picture. Nothing here knows of MXNet."""
 
-from itertools import cycle
+from itertools import chain, repeat
 
 import numpy as np
 from _common import FAINT, INK, SETTINGS, ellipse, plt
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-COLOURS = ["#E66100", "#5D3A9B", "#1A9B8C", "#D4A017", "#3A6FB0"]
-PATH_STEPS = 16  # later the ship only trembles
+COLOURS = ["#E66100", "#9A9A9A"]  # of the first seed, and of the others
+PATH_STEPS = 8  # later the ship only trembles
+STEP = 0.5  # minutes
 THRUSTERS = np.array([0.85, 1.4])  # where in the picture their arrows are
 DASHED = {"edgecolor": INK, "linewidth": 1.4, "linestyle": (0, (4, 3))}
 
@@ -68,7 +69,7 @@ def draw_picture(path, optimum, best_paths, results, ratio_bound, directions):
 
 def draw_curves(axes, results, ratio_bound):
     """What each policy cost more than the best controller, while it was trained."""
-    for colour, result in zip(cycle(COLOURS), results.values()):
+    for colour, result in last_first(results):
         iterations, ratio, _ = zip(*result.history)
         axes.semilogy(iterations, 100 * (np.array(ratio) - 1), color=colour, linewidth=1.8)
     bound = 100 * (ratio_bound - 1)
@@ -86,14 +87,24 @@ def draw_laws(axes, optimum, results):
     for glance in history[:: max(1, len(history) // 10)]:
         axes.add_patch(ellipse([0, 0], glance.covariance, 0.95, edgecolor=COLOURS[0], linewidth=0.8, alpha=0.45))
     for probability, width in ((0.5, 1.2), (0.95, 2.4)):
-        for colour, result in zip(cycle(COLOURS), results.values()):
+        for colour, result in last_first(results):
             axes.add_patch(ellipse([0, 0], result.covariance, probability, edgecolor=colour, linewidth=width))
         axes.add_patch(ellipse([0, 0], optimum.covariance, probability, **DASHED))
     widest = radius(history[0].covariance)
     reach = 1.2 * widest
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="weak thruster", ylabel="strong thruster")
+    axes.set(
+        xlim=(-reach, reach),
+        ylim=(-reach, reach),
+        xlabel="power of the weak thruster",
+        ylabel="power of the strong thruster",
+    )
     axes.text(0, 1.06 * widest, "before training", size=9, color=COLOURS[0], ha="center")
     equal_scales(axes)
+
+
+def last_first(results):
+    """Colour and result of each seed, so that the first is drawn over the others."""
+    return reversed(list(zip(chain(COLOURS[:1], repeat(COLOURS[1])), results.values())))
 
 
 def radius(covariance):
@@ -113,7 +124,12 @@ def draw_paths(axes, best_paths, results, directions):
         style = {"arrowstyle": "-|>", "color": FAINT, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", THRUSTERS + 0.5 * direction, THRUSTERS, arrowprops=style)
         axes.text(*(THRUSTERS + 0.55 * direction), name, size=9, color=FAINT, va="center")
-    axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xlabel="position ahead", ylabel="position to the side")
+    axes.set(
+        xlim=(-2.2, 2.2),
+        ylim=(-2.2, 2.2),
+        xlabel="position ahead (sd at the start)",
+        ylabel="position to the side (sd at the start)",
+    )
     equal_scales(axes)
 
 
@@ -129,9 +145,9 @@ def draw_words(figure, panels, results):
     left = panels[0].get_position().x0
     figure.text(left, 0.965, "A policy network learns to hold a ship in place", size=17, weight="bold", va="top")
     words = [
-        ("Cost above the optimum", f"of acting by the mean; {len(results)} seeds"),
+        ("Cost above the optimum", f"of acting by the mean; {len(results)} seeds, the first in colour"),
         ("Covariance of the action", "50 % and 95 % around its mean: learned, optimal (dashed)"),
-        ("The ship under way", "same gusts: learned (colour), optimal (dashed)"),
+        ("The ship under way", f"same gusts, {PATH_STEPS * STEP:.0f} min: learned, optimal (dashed)"),
     ]
     for axes, (title, key) in zip(panels, words):
         left = axes.get_position().x0

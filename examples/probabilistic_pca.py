@@ -133,14 +133,14 @@ def draw_picture(path, species, scores, spread, found, eigenvalues):
     :param eigenvalues: (4,), of the sample covariance.
     """
     with plt.rc_context(LARGE):
-        figure = plt.figure(figsize=(10.7, 7.0))
+        figure = plt.figure(figsize=(8.6, 5.6))
         draw_birds(figure.add_axes([0.065, 0.085, 0.575, 0.775]), species, scores, spread)
         draw_loadings(figure.add_axes([0.76, 0.5, 0.225, 0.33]), found)
         draw_eigenvalues(figure.add_axes([0.7, 0.085, 0.285, 0.24]), found, eigenvalues)
         figure.text(0.065, 0.945, "Two factors behind four measurements", size=16, weight="bold")
         words = f"{len(scores)} penguins, placed by what probabilistic PCA makes of their bill, flippers and weight"
         figure.text(0.065, 0.9, words, size=11)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
@@ -165,7 +165,10 @@ def draw_loadings(axes, found):
     for k, (colour, contrast) in enumerate(((INK, "white"), ("#A8A8A8", INK))):
         places = rows + height * (0.5 - k)
         axes.barh(places, found.factor[:, k], height, color=colour)
-        axes.text(0.04, places[0] - 0.01, f"factor {k + 1}", color=contrast, size=9, va="center")
+        for place, weight in zip(places, found.factor[:, k]):
+            if abs(weight) < 0.03:  # too short to be seen
+                axes.text(0.04, place - 0.01, f"{weight:.2f}", size=9, va="center")
+        axes.text(0.04, places[0] - 0.01, f"factor {k + 1}", color=contrast, size=8, va="center")
     axes.axvline(0, color=FAINT, linewidth=0.7)
     axes.set_yticks(rows)
     axes.set_yticklabels(list(COLUMNS.values()), size=10)
@@ -194,7 +197,7 @@ def draw_eigenvalues(axes, found, eigenvalues):
     axes.set_xticks(places)
     axes.set_xlabel("principal component", size=10)
     axes.text(0, 1.17, "What they leave out", transform=axes.transAxes, size=12, weight="bold")
-    axes.text(0, 1.05, "variance of the data (bars) and the fit (lines)", transform=axes.transAxes, size=9.5)
+    axes.text(0, 1.05, "variance: data (bars), fit (lines)", transform=axes.transAxes, size=9.5)
 
 
 def main(arguments=None):

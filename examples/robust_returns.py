@@ -189,24 +189,22 @@ def draw_picture(path, returns, gain, rarity):
     :param rarity: {name: tail probability of each day held out (M,)}.
     """
     with plt.rc_context(SETTINGS):
-        figure = plt.figure(figsize=(10.7, 6.9))
-        grid = figure.add_gridspec(2, 2, left=0.075, right=0.985, bottom=0.085, top=0.835, wspace=0.2, hspace=0.35)
+        figure = plt.figure(figsize=(8.6, 5.5))
+        grid = figure.add_gridspec(2, 2, left=0.085, right=0.985, bottom=0.09, top=0.835, wspace=0.2, hspace=0.35)
         draw_rarity(figure.add_subplot(grid[:, 0]), rarity)
         draw_returns(figure.add_subplot(grid[0, 1]), returns)
         draw_gain(figure.add_subplot(grid[1, 1]), returns, gain)
         figure.text(0.03, 0.945, "How surprising were the wildest days?", size=16, weight="bold")
-        words = (
-            "Four stock markets together: a Gaussian and a Student t, fitted to {} days and held against the {} after"
-        )
+        words = "Four stock markets: a Gaussian and a Student t, fitted to {} days, held against the next {}"
         key = words.format(NUM_TRAINING, len(gain))
         figure.text(0.03, 0.905, key, size=11)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=187)
         plt.close(figure)
 
 
 def draw_rarity(axes, rarity):
     """How rare each day was held to be, over how rare it was among the days held out."""
-    looks = zip((GAUSSIAN, STUDENT), ("o", "^"), ((-14, -4), (16, -107)))
+    looks = zip((GAUSSIAN, STUDENT), ("o", "^"), ((-14, -4), (16, -86)))
     for (name, probability), (colour, marker, offset) in zip(rarity.items(), looks):
         claimed = 1 / np.sort(probability)
         observed = len(claimed) / np.arange(1, len(claimed) + 1)
@@ -217,12 +215,14 @@ def draw_rarity(axes, rarity):
         axes.annotate(name, (1, 1), (0, 3), xycoords=text, size=13, weight="bold", **style)
     line = np.array([1, len(claimed)])
     axes.plot(line, line, color=INK, linewidth=1.0, linestyle=(0, (4, 4)))
-    axes.annotate("as it was", (30, 30), (4, -14), textcoords="offset points", size=10.5)
+    axes.annotate("as in the data", (6, 6), (5, -14), textcoords="offset points", size=10.5)
     axes.set_xlim(0.8, 900)
     axes.set_ylim(0.5, 1e11)
-    axes.set_xlabel("days this wild came once in … days")
-    axes.set_ylabel("and were expected once in … days")
-    title(axes, "What each fit took them for")
+    axes.set_xlabel("return period in the data (days)")
+    axes.set_ylabel("return period by the fit (days)")
+    axes.set_yticks(10.0 ** np.arange(0, 12, 2))
+    axes.minorticks_off()
+    title(axes, "How rare are days so wild?")
 
 
 def in_years(days):
@@ -257,7 +257,7 @@ def draw_gain(axes, returns, gain):
     axes.set_xticks([1997, 1998])
     axes.set_xticks(np.arange(1996.75, 1998.6, 0.25), minor=True)
     axes.set_ylabel("gain in log density (nats)")
-    title(axes, "Student t over Gaussian, summed up")
+    title(axes, "Student t over Gaussian, total")
 
 
 def years(count):

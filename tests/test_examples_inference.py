@@ -11,7 +11,7 @@ from scipy.stats import multivariate_normal
 from helpers.examples_runner import EXAMPLES, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
 
-BUDGETS = {"bayesian_linear_regression": 1200, "random_effects": 800}
+BUDGETS = {"bayesian_linear_regression": 1600, "random_effects": 800}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"
 
 

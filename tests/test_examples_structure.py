@@ -10,7 +10,7 @@ from scipy.stats import multivariate_normal
 from helpers.examples_runner import DATA, PNG_SIGNATURE, run_example
 from helpers.tolerances import assert_close
 
-BUDGETS = {"probabilistic_pca": 250, "gaussian_process": 150, "kalman_smoothing": 200}
+BUDGETS = {"probabilistic_pca": 250, "gaussian_process": 150, "kalman_smoothing": 250}
 NUMBER = r"(-?[\d.]+(?:e[+-]\d+)?)"
 
 
