@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several examples do alike: read the command line and a table, compare with a reference, set up a picture."""
+"""Shared by the examples: read the command line and a table, compare with a reference, set up a picture."""
 
 import argparse
 import csv
@@ -103,13 +103,13 @@ def double(array):
 
 def compare(here, reference, bound, relative=False):
     """
-    A line for :func:`conclude`: two numbers, or those entries of two arrays that differ most.
+    A line for :func:`conclude`: two scalars, or the entries of two arrays that differ most.
 
     :param here: what was found.
     :param reference: what it must be.
     :param bound: of their difference.
-    :param relative: whether that is relative to the reference.
-    :returns: both numbers, their difference and its bound.
+    :param relative: whether the bound is relative to the reference.
+    :returns: both entries, their difference and its bound.
     """
     here, reference = np.ravel(here), np.ravel(reference)
     deviation = np.abs(here / reference - 1) if relative else np.abs(here - reference)
@@ -137,7 +137,7 @@ def conclude(deviations, picture, reference=None):
         print(f"{name:<{width}}{cells}{found:>9.2g}{bound:>9.2g}{'' if within else '  EXCEEDED'}")
     print(f"\nThe picture is in {picture.resolve()}")
     if not good:
-        print("The fit is not what it must be; try more --iterations.", file=sys.stderr)
+        print("The fit has not converged; try more --iterations.", file=sys.stderr)
     return 0 if good else 1
 
 

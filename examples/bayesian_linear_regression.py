@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a mean-field posterior gets wrong, shown on a regression whose posterior is known.
 
-Of 442 patients with diabetes ten things were measured, six of them in their blood serum, and a year later how far the
-disease had progressed. In a linear regression with known noise and a Gaussian prior
+Ten measurements were taken of 442 patients with diabetes, six of them from blood serum, and a year later the
+progression of the disease was measured. In a linear regression with known noise and a Gaussian prior
 
     y = x . w + noise,    w ~ N(0, prior variance * I),    noise ~ N(0, noise variance),
 
-the posterior of the ten weights is a Gaussian, and a strongly correlated one: the serum measurements say much the same,
-so that their weights are known together better than one by one. This script approximates it by
+the posterior of the ten weights is a Gaussian with strong correlations: the serum measurements carry nearly the same
+information, so sums of their weights are known better than single weights. This script approximates it by
 
 1. a mean-field Gaussian, in which the weights are independent;
-2. Gaussians whose covariance is diagonal plus low rank, and a full-rank one, all three by MXFusion's variational
-   inference, run by a compiled loop;
-3. Laplace's approximation at the mode that MXFusion's MAP finds;
+2. Gaussians whose covariance is diagonal plus low rank, and a full-rank Gaussian, all by variational inference in a
+   compiled loop, as the first;
+3. Laplace's approximation at the mode;
 
 and compares them with the exact posterior: means, standard deviations, correlations and the evidence. Full rank and
-Laplace must find it. The best mean-field Gaussian is also known: it has the right mean, and of each weight the variance
-that is left when all others are known.
+Laplace must find it. The best mean-field Gaussian is also known: its mean is exact, and the variance of each weight is
+the conditional variance given all others.
 
 It ends with an error if they differ by more than the bounds it prints.
 
@@ -154,7 +154,7 @@ def exact_posterior(x, y, noise_variance):
 
 
 def divergence(approximation, exact):
-    """Kullback-Leibler divergence from the exact Gaussian: by so much is the lower bound below the evidence."""
+    """Kullback-Leibler divergence from the exact Gaussian, which is the evidence less the lower bound."""
     ratio = np.linalg.solve(exact.covariance, approximation.covariance)
     difference = approximation.mean - exact.mean
     squared = difference @ np.linalg.solve(exact.covariance, difference)
@@ -162,7 +162,7 @@ def divergence(approximation, exact):
 
 
 def best_mean_field(exact):
-    """Of all Gaussians with independent weights the one with the greatest lower bound."""
+    """The Gaussian with independent weights that has the greatest lower bound."""
     covariance = np.diag(1 / np.diag(np.linalg.inv(exact.covariance)))
     best = Gaussian(exact.mean, covariance, np.nan)
     return best._replace(log_evidence=exact.log_evidence - divergence(best, exact))
@@ -269,7 +269,7 @@ def draw_deviations(axes, exact, found):
 
 
 def draw_patients(axes, exact, found, x):
-    """How well the progression that is expected of each patient is known, and how well it is said to be."""
+    """The sd of the expected progression of each patient: exact, and by two approximations."""
     known = prediction_sd(x, exact)
     for name in ("mean-field", "full rank"):
         colour, marker = LOOKS[name]
@@ -309,7 +309,7 @@ def main(arguments=None):
         checks[f"{name}: correlation"] = compare(here.correlations, exact.correlations, 0.02)
         checks[f"{name}: log evidence"] = compare(here.log_evidence, exact.log_evidence, 0.01)
     best, here = best_mean_field(exact), found["mean-field"]
-    # Its gradients are noisy, for it is never exact.
+    # Its gradients stay noisy because it is never exact.
     checks["mean-field: mean, in posterior sd"] = compare(here.mean / exact.sd, best.mean / exact.sd, 0.25)
     checks["mean-field: sd, relative"] = compare(here.sd, best.sd, 0.05, relative=True)
     checks["mean-field: lower bound"] = compare(here.log_evidence, best.log_evidence, 0.1)

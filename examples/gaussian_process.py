@@ -2,11 +2,11 @@
 """A summer's temperatures by a Gaussian process, checked against scikit-learn.
 
 In 1973 the highest temperature of each day from May to September was written down at La Guardia
-Airport, New York. It has spells, which last a week or so; something that carries over from one day to
-the next; and what is the day's own. Each is a kernel of MXFusion's, and their sum is the covariance of
+Airport, New York. It has spells, which last about a week; a part that carries over from one day to
+the next; and a part of each day alone. Each is a kernel of MXFusion's, and their sum is the covariance of
 one long Gaussian vector. The first fortnight of August is hidden. This script
 
-1. finds the variances and length scales, five in all, by MXFusion's MAP. No prior is given, so this
+1. finds the variances and length scales, five in all, by MAP. No prior is given, so this
    maximises the marginal likelihood;
 2. predicts the whole summer, the hidden days too, by conditioning the joint Gaussian of old and new
    measurements on the old ones;
@@ -49,7 +49,7 @@ START = {"spell": (0.5, 2.0), "carry": (0.3, 0.3), "noise": (0.2,)}
 
 
 def make_kernel():
-    """Spells, what carries over and noise, by MXFusion."""
+    """Spells, carry-over and noise, by MXFusion."""
     spell = RBF(1, **positive("spell"), name="spell", dtype=DTYPE)
     carry = Matern52(1, **positive("carry"), name="carry", dtype=DTYPE)
     return spell + carry + White(1, **positive("noise"), name="noise", dtype=DTYPE)
@@ -105,7 +105,7 @@ def sklearn_process(spell, carry, noise, optimizer=None):
 
 
 def by_part(parameters):
-    """{spell, carry, noise: (variance, length scale) or (variance,)}, as numbers."""
+    """{spell, carry, noise: (variance, length scale) or (variance,)}, as floats."""
     return {
         part: tuple(parameters[f"add_{part}_{word}"].asscalar() for word in ("variance", "lengthscale")[: len(start)])
         for part, start in START.items()
@@ -128,7 +128,7 @@ def read_temperatures():
 
 
 def describe(parts, scale):
-    """What was learned, in degrees and days: a heading, and a line for each part."""
+    """The learned hyperparameters in degrees and days: a heading, and a line for each part."""
     yield f"{'':<12}{'sd':>6}{'length scale':>15}"
     for (variance, *length), name in zip(parts.values(), ("spells", "carry-over", "day's own")):
         days = f"{DAYS_A_WEEK * length[0]:.1f} days" if length else "none"
@@ -145,7 +145,7 @@ def draw_picture(path, dates, temperature, hidden, mean, sd, parts):
     :param hidden: (N,), which days were hidden.
     :param mean: of the prediction, in degrees Celsius, with STEPS_A_DAY.
     :param sd: likewise.
-    :param parts: lines on what was learned.
+    :param parts: lines of text, the learned hyperparameters.
     """
     with plt.rc_context(LARGE):
         figure, axes = plt.subplots(figsize=(8.6, 4.6))

@@ -3,19 +3,19 @@
 
 The flow of the Nile at Aswan was measured in every year from 1871 to 1970. Durbin and Koopman open
 their book on time series with it: the river has a level that drifts, a random walk, and each year's
-flow is that level plus noise. Two numbers rule such a model, the variance of the noise and that of
-the yearly step of the level. Usually a Kalman filter goes through the years one after the other; but
+flow is the level plus noise. The model has two parameters, the variance of the noise and the variance
+of the yearly step of the level. Usually a Kalman filter goes through the years one after the other; but
 the whole century is also just one Gaussian vector with a structured covariance, and so this script
 
-1. finds both variances by MXFusion's MAP. Of the level's start nothing is known, but the differences
-   from year to year do not depend on it: they have the covariance
+1. finds both variances by MAP. Nothing is known of the first level, but the differences from year to
+   year do not depend on it: they have the covariance
 
        step variance * I + noise variance * T,    T = 2 on the diagonal, -1 beside it;
 
 2. finds the level, and ten years to come, by conditioning one Gaussian on the flows. Level and flow
    together have a *precision* that is known in closed form and needs no prior for the start;
-3. compares the variances with the published ones, and the level and its variance with what a Kalman
-   smoother written in NumPy says.
+3. compares the variances with the published ones, and the level and its variance with a Kalman
+   smoother written in NumPy.
 
 It ends with an error if they differ by more than the bounds it prints.
 
@@ -82,7 +82,7 @@ def level_given_flow(flow, noise, step, horizon):
     The Gaussian of the level in every year, and for some years after the last.
 
     Level a and flow y have the log density -|y - a|^2 / 2 noise - |a_t+1 - a_t|^2 / 2 step, whose precision is read
-    off. It is singular, for it says nothing of where the level starts; what is left when the flow is known is not.
+    off. It is singular because it does not determine the first level; the conditional given the flow is not.
     """
     years, levels = len(flow), len(flow) + horizon
     walk = np.diff(np.eye(levels), axis=0)
@@ -97,7 +97,7 @@ def level_given_flow(flow, noise, step, horizon):
 
 
 def kalman_smoother(flow, noise, step, horizon):
-    """Mean and variance of the level, and the log likelihood of all flows but the first; nothing of the above."""
+    """Mean and variance of the level, and the log likelihood of all flows but the first, in NumPy alone."""
     mean, variance = [flow[0]], [noise]  # the first flow is all that is known of the start
     log_likelihood = 0.0
     for observed in np.append(flow[1:], [np.nan] * horizon):

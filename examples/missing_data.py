@@ -3,19 +3,19 @@
 
 From May to September 1973 ozone, sunshine, wind and temperature were recorded in New York. On 42 of the 153 days the
 ozone or the sunshine is missing. To leave those days out would also throw away their wind and temperature; to write
-the mean into the gaps would make the air look steadier than it was. A multivariate normal needs neither: what is
-missing is summed out of its density, each day counting with what was measured. (The cube root of the ozone is taken,
-which is about normal where the ozone itself is far from it.) This script
+the mean into the gaps would make the air look steadier than it was. A multivariate normal needs neither: the missing
+entries are integrated out of its density, so that each day counts with its measured entries. (The model is of the cube
+root of the ozone, which is about normal; the ozone itself is far from normal.) This script
 
-1. finds mean and covariance by MXFusion's MAP with ``missing=True``. No prior is given, so this is maximum likelihood,
-   and must be what the EM algorithm, written here in NumPy, converges to;
+1. finds mean and covariance by MAP with ``missing=True``. No prior is given, so this is maximum likelihood,
+   and must agree with the EM algorithm, which is written here in NumPy;
 2. fills the gaps: a mean and a 90 % band for each, and draws of all of them together;
 3. hides each day's ozone, and counts how often the band holds it all the same;
-4. asks on how many days there were more than 80 ppb of ozone. The means of the gaps cannot say, for they leave out the
-   extremes. The draws can.
+4. asks on how many days there were more than 80 ppb of ozone. The means of the gaps cannot say, because they leave out
+   the extremes. The draws can.
 
-It ends with an error if the fit differs from EM by more than the bounds it prints. The bands know of the spread of the
-air, not of that of the estimates, which adds little with 153 days.
+It ends with an error if the fit differs from EM by more than the bounds it prints. The bands hold the variation
+of the air, not the uncertainty of the estimates, which adds little with 153 days.
 
 Run ``python examples/missing_data.py``; it takes about 10 seconds.
 """
@@ -51,15 +51,15 @@ KNOWN, FILLED = "#6B6B6B", "#D55E00"
 
 
 class Imputed(NamedTuple):
-    """What is known of the ozone of each day, in cube roots of ppb."""
+    """The ozone of each day given its measurements, in cube roots of ppb."""
 
-    mean: np.ndarray  # (N,), where it was measured what was measured
+    mean: np.ndarray  # (N,), the measurement where there is one
     sd: np.ndarray  # (N,), 0 where it was measured
     draws: np.ndarray  # (S, N)
 
 
 def fit_missing(x, iterations):
-    """Mean (4,) and covariance (4, 4) of rows (N, 4) with NaN in them, by MXFusion."""
+    """Mean (4,) and covariance (4, 4) of rows (N, 4) with NaN in them, by MAP."""
     model = Model()
     model.N = Variable()
     model.mean = Variable(shape=(DIM,), initial_value=mx.nd.zeros(DIM))
@@ -159,7 +159,7 @@ def print_table(fits, centre, scale):
 
 def draw_picture(path, days, x, imputed):
     """
-    Draw the summer and what filled its gaps.
+    Draw the summer and its filled gaps.
 
     :param path: of the PNG to write.
     :param days: list of N dates.
@@ -209,7 +209,7 @@ def draw_against_temperature(axes, temperature, missing, imputed):
 
 
 def draw_points(axes, x, missing, imputed):
-    """Ozone over something: what was measured, and what was filled in."""
+    """Ozone over something, measured and filled in."""
     low, high = band(imputed)
     median = ppb(imputed.mean)
     axes.scatter(x[~missing], median[~missing], s=20, color=KNOWN, alpha=0.75, linewidth=0, zorder=3)

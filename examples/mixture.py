@@ -4,10 +4,10 @@
 The geyser in Yellowstone has short eruptions, after which the next comes within the hour, and long ones, after which it
 takes its time. 272 eruptions with the wait after each show two clouds, and no single Gaussian has two. This script
 
-1. fits a mixture of two Gaussians by MXFusion's MAP, which without a prior is maximum likelihood. It must be what
-   scikit-learn's ``GaussianMixture`` finds by the EM algorithm, from a start of its own: the same log likelihood,
-   weights, means, covariances, and probabilities of each eruption to be a long one;
-2. predicts the wait after an eruption of some length, a mixture again, by conditioning each Gaussian on it.
+1. fits a mixture of two Gaussians by MAP, which without a prior is maximum likelihood. It must agree with
+   scikit-learn's ``GaussianMixture``, which runs the EM algorithm from its own start: the same log likelihood,
+   weights, means and covariances, and the same probability of each eruption to be a long one;
+2. predicts the wait after an eruption of a given length by conditioning each Gaussian on it: a mixture again.
 
 It ends with an error if the two differ by more than the bounds it prints.
 
@@ -71,11 +71,11 @@ class Mixture(NamedTuple):
 
 
 def fit_mixture(x, iterations):
-    """The mixture of rows (N, 2), by MXFusion."""
+    """The mixture of rows (N, 2), by MAP."""
     model = Model()
     model.N = Variable()
     model.weights = Variable(shape=(2,), transformation=Simplex(), initial_value=double([0.5, 0.5]))
-    # Equal components would have equal gradients and stay equal, so one starts where both numbers are small.
+    # Equal components would have equal gradients and stay equal, so one starts where both entries are small.
     model.means = Variable(shape=(2, 2), initial_value=double([[-1, -1], [1, 1]]))
     start = double(np.broadcast_to(0.5 * np.eye(2), (2, 2, 2)))
     model.covariances = Variable(shape=(2, 2, 2), transformation=PositiveDefinite(), initial_value=start)
@@ -100,7 +100,7 @@ def fit_by_sklearn(x):
 
 
 def print_table(fitted, reference):
-    """Each number beside that of scikit-learn, both in the units of the data."""
+    """Each parameter beside scikit-learn's, both in the units of the data."""
     print(f"{'':<22}{'short eruptions':>21}{'long eruptions':>21}")
     print(f"{'':<22}" + f"{'fitted':>11}{'sklearn':>10}" * 2)
     rows = zip(table_rows(fitted), table_rows(reference))
@@ -109,7 +109,7 @@ def print_table(fitted, reference):
 
 
 def table_rows(found):
-    """Label and numbers of each line of the table."""
+    """Label and entries of each line of the table."""
     sd = np.sqrt(np.diagonal(found.covariances, axis1=1, axis2=2))
     yield "weight", found.weights
     yield "mean length (min)", found.means[:, 0]
@@ -172,7 +172,7 @@ def draw_eruptions(axes, data, fitted):
 
 
 def draw_waits(axes, fitted):
-    """Density of the wait after eruptions of the chosen lengths, and what each component has in it."""
+    """Density of the wait after eruptions of the chosen lengths, and the share of each component."""
     y = np.linspace(*axes.get_ylim(), 400)
     for i, length in enumerate(LENGTHS):
         weights, waits = fitted.waits(length)

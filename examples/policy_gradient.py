@@ -7,12 +7,12 @@ gusts w_t, the cost and the motion are::
 
     x^T Q x + u^T R u        x_t+1 = A x_t + B u_t + w_t
 
-A policy is a density p(u|x). The learner knows none of these matrices, but only what it saw and paid in simulated
+A policy is a density p(u|x). The learner knows none of these matrices, only the states and costs of simulated
 trips. It minimises the cost of a whole trip, with a bonus for entropy, which keeps it exploring::
 
     E sum_t gamma^t (x^T Q x + u^T R u + tau log p(u|x))
 
-Here the best policy is known. If the remaining cost is x^T P x + constant, that of an action is, with terms free of u::
+Here the best policy is known. If the remaining cost is x^T P x + constant, an action costs, up to terms free of u::
 
     (u + K x)^T M (u + K x) + ...        M = R + gamma B^T P B        K = gamma M^-1 B^T P A
 
@@ -26,12 +26,12 @@ Optim. 64(1), 2026, arXiv 2311.14168). Its covariance is far from diagonal: wher
 other too little, it costs next to nothing.
 
 The policy is a Gluon network, hybridized, that ends in a :class:`~mxfusion_mvn.gluon.MultivariateNormalHead`. It is
-trained by the policy gradient, from scratch for each of several seeds. Beside what they must be, the script prints
+trained by the policy gradient, from scratch for each of several seeds. The script prints
 
-1. the cost of always doing the mean of what was learned, against that of the best controller;
-2. the covariance of what was learned, against tau/2 M^-1, and the divergence of one from the other;
+1. the cost of always taking the mean action of the learned policy, beside the cost of the best controller;
+2. the covariance of the learned policy beside tau/2 M^-1, and the divergence between the two policies;
 
-and it draws both. It ends with an error if they differ by more than the bounds it prints.
+and draws both. It ends with an error if they differ by more than the bounds it prints.
 
 Run ``python examples/policy_gradient.py``; it takes about 20 seconds.
 """
@@ -68,12 +68,12 @@ DISCOUNT, TEMPERATURE = 0.9, 0.2  # gamma and tau
 TRIPS, STEPS = 256, 20  # in each iteration of the training
 WIDTH = 32  # of the hidden layer
 LEARNING_RATE = 0.02
-TEST_STEPS = 80  # gamma^80 is 0.0002: what comes after does not count
+TEST_STEPS = 80  # gamma^80 is 0.0002: later costs do not count
 RATIO_BOUND, DIVERGENCE_BOUND = 1.05, 0.02
 
 
 class Optimum(NamedTuple):
-    """The best policy, and what the best controller costs."""
+    """The best policy, and the cost of the best controller."""
 
     gain: np.ndarray  # K (2, 4)
     curvature: np.ndarray  # M (2, 2)
@@ -85,12 +85,12 @@ class Glance(NamedTuple):
     """A policy during its training."""
 
     iteration: int
-    ratio: float  # of its cost to that of the best controller
+    ratio: float  # of its cost to the cost of the best controller
     covariance: np.ndarray  # (2, 2), averaged over states
 
 
 class Result(NamedTuple):
-    """What was learned from one seed."""
+    """A trained policy, tested."""
 
     history: list  # of Glance
     cost: float  # simulated
@@ -111,7 +111,7 @@ class Policy(HybridBlock):
             self.head = MultivariateNormalHead(dim=2)
 
     def hybrid_forward(self, F, state):
-        """The law of the action; F is mxnet.sym, for the block is hybridized."""
+        """The distribution of the action; F is mxnet.sym because the block is hybridized."""
         return self.head(self.body(state))
 
 
@@ -132,7 +132,7 @@ class Act(HybridBlock):
 
 
 class Surrogate(HybridBlock):
-    """What has the policy gradient (R. J. Williams, Machine Learning 8, 1992) as its gradient."""
+    """A function whose gradient is the policy gradient (R. J. Williams, Machine Learning 8, 1992)."""
 
     def __init__(self, policy):
         super().__init__()
@@ -140,7 +140,7 @@ class Surrogate(HybridBlock):
             self.policy = policy
 
     def hybrid_forward(self, F, state, action, advantage):
-        """The mean of log p(action|state) times what the action cost more than was to be expected."""
+        """The mean of log p(action|state) times the excess of the cost of the action over the expected cost."""
         mean, scale_tril = self.policy(state)
         return F.mean(advantage * Gaussian(mean, scale_tril=scale_tril).log_pdf(action))
 
@@ -179,7 +179,7 @@ def train(seed, iterations, examine):
 
 def travel(act):
     """
-    Make some trips at once, doing what the policy says.
+    Make some trips at once, following the policy.
 
     :param act: Act.
     :returns: states (STEPS + 1, TRIPS, 4), actions (STEPS, TRIPS, 2), and costs with the bonus (STEPS, TRIPS).
@@ -205,7 +205,7 @@ def quadratic(x, matrix):
 
 def compare(costs, states, value):
     """
-    What the actions cost more than expected: the reward-to-go, less a baseline that depends on the state alone.
+    The excess of the actions' costs over the expected cost: the cost-to-go less a baseline of the state alone.
 
     Its noise is small at the end of the training, because the cost has the log density in it: for the best policy, cost
     and expected remaining cost add up to the same for every action.
@@ -216,7 +216,7 @@ def compare(costs, states, value):
     :returns: advantages (STEPS, TRIPS), standardised, and the new weights.
     """
     features = value_features(states)
-    to_go = features[-1] @ value  # instead of what comes after the last step
+    to_go = features[-1] @ value  # in place of all costs after the last step
     totals = np.empty(costs.shape)
     for step in reversed(range(len(costs))):
         to_go = totals[step] = costs[step] + DISCOUNT * to_go
@@ -265,7 +265,7 @@ class Trials:
         Let a controller steer.
 
         :param controller: function from states (trips, 4) to actions (trips, 2).
-        :param start: first states (trips or fewer, 4), if not those of the trials.
+        :param start: first states (trips or fewer, 4), by default the starts of the trials.
         :returns: states (TEST_STEPS, trips, 4) and actions (TEST_STEPS, trips, 2).
         """
         x = self.start if start is None else start
@@ -277,14 +277,14 @@ class Trials:
         return np.array(states), np.array(actions)
 
     def cost(self, states, actions):
-        """The discounted cost of what :meth:`simulate` returned."""
+        """The discounted cost of the trips that :meth:`simulate` returned."""
         return total(np.sum(states @ Q * states, axis=-1) + np.sum(actions @ R * actions, axis=-1))
 
     def closed_form_ratio(self, states, actions):
         """
         The cost over the optimum of :func:`solve_control`, with little noise, and never below 1.
 
-        A controller costs more than the best one by the sum of what each of its actions costs more (S. Kakade, J.
+        A controller exceeds the cost of the best one by the sum of the excess costs of its actions (S. Kakade, J.
         Langford, ICML 2002, lemma 6.1), which is the quadratic form of M in how far the action is from the best.
         """
         error = actions + states @ self.optimum.gain.T
@@ -293,10 +293,10 @@ class Trials:
     def spread(self, states, policy):
         """The covariance of a policy (2, 2) and its divergence from the best, averages with weights gamma^t."""
         mean, scale_tril = policy(mx.nd.array(states))
-        law = Gaussian(mean, scale_tril=scale_tril)
+        learned = Gaussian(mean, scale_tril=scale_tril)
         best = Gaussian(mean, covariance=mx.nd.array(self.optimum.covariance))
         share = (1 - DISCOUNT) / (1 - DISCOUNT ** len(states))
-        return share * total(law.covariance.asnumpy()), share * total(law.kl_divergence(best).asnumpy())
+        return share * total(learned.covariance.asnumpy()), share * total(learned.kl_divergence(best).asnumpy())
 
 
 def total(per_step):
@@ -305,7 +305,7 @@ def total(per_step):
 
 
 def steer_by(policy):
-    """The controller that does the mean of what a policy says."""
+    """The controller that takes the mean action of a policy."""
     return lambda states: policy(mx.nd.array(states))[0].asnumpy()
 
 
@@ -315,7 +315,7 @@ def steer_best(optimum):
 
 
 def learn(seed, iterations, trials, starts):
-    """Train from one seed and test what was learned; starts (trips, 4) are those of the paths to draw."""
+    """Train from one seed and test the policy; starts (trips, 4) are the first states of the paths to draw."""
     history, few = [], Trials(trials.optimum, trips=100)
 
     def examine(iteration, policy):
@@ -352,7 +352,7 @@ def main(arguments=None):
     draw_picture(options.output, optimum, best_paths, results, RATIO_BOUND, DIRECTIONS)
     print(f"\nThe picture is in {options.output.resolve()}")
     if not all(within_bounds(result) for result in results.values()):
-        print("The policy is not what it must be; try more --iterations.", file=sys.stderr)
+        print("The policy has not converged; try more --iterations.", file=sys.stderr)
         return 1
     return 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the policy gradient shows: a table, and a picture. Nothing here knows of MXNet."""
+"""The table and the picture of the policy gradient, without MXNet."""
 
 from itertools import chain, repeat
 
@@ -16,7 +16,7 @@ DASHED = {"edgecolor": INK, "linewidth": 1.4, "linestyle": (0, (4, 3))}
 
 def print_table(optimum, simulated, results, ratio_bound, divergence_bound):
     """
-    Print what was learned from each seed below what it must be.
+    Print the trained policy of each seed below the optimum.
 
     :param optimum: Optimum.
     :param simulated: cost of the best controller on the trips of the test.
@@ -35,7 +35,7 @@ def print_table(optimum, simulated, results, ratio_bound, divergence_bound):
 
 
 def print_row(label, cost, ratio, closed_form_ratio=None, covariance=None, divergence=None):
-    """One line of the table; what is None is left out."""
+    """One line of the table; None is left out."""
     line = f"{label:<20}{cost:>8.4f}{ratio:>11.4f}"
     if covariance is not None:
         sd = np.sqrt(np.diag(covariance))
@@ -46,7 +46,7 @@ def print_row(label, cost, ratio, closed_form_ratio=None, covariance=None, diver
 
 def draw_picture(path, optimum, best_paths, results, ratio_bound, directions):
     """
-    Draw how the cost came down, what was learned, and how it steers.
+    Draw the cost during training, the covariance of the action, and the paths of the ship.
 
     :param path: of the PNG to write.
     :param optimum: Optimum.
@@ -60,7 +60,7 @@ def draw_picture(path, optimum, best_paths, results, ratio_bound, directions):
         grid = figure.add_gridspec(1, 3, left=0.07, right=0.99, bottom=0.11, top=0.77, wspace=0.24)
         panels = [figure.add_subplot(cell) for cell in grid]
         draw_curves(panels[0], results, ratio_bound)
-        draw_laws(panels[1], optimum, results)
+        draw_covariances(panels[1], optimum, results)
         draw_paths(panels[2], best_paths, results, directions)
         draw_words(figure, panels, results)
         figure.savefig(path, dpi=130)
@@ -68,7 +68,7 @@ def draw_picture(path, optimum, best_paths, results, ratio_bound, directions):
 
 
 def draw_curves(axes, results, ratio_bound):
-    """What each policy cost more than the best controller, while it was trained."""
+    """The excess cost of each policy over the best controller during its training."""
     for colour, result in last_first(results):
         iterations, ratio, _ = zip(*result.history)
         axes.semilogy(iterations, 100 * (np.array(ratio) - 1), color=colour, linewidth=1.8)
@@ -81,8 +81,8 @@ def draw_curves(axes, results, ratio_bound):
     axes.set_xlabel("iteration")
 
 
-def draw_laws(axes, optimum, results):
-    """The 50 % and 95 % regions of the action around its mean; of the first seed also what came before."""
+def draw_covariances(axes, optimum, results):
+    """The 50 % and 95 % regions of the action around its mean; of the first seed also during training."""
     history = next(iter(results.values())).history
     for glance in history[:: max(1, len(history) // 10)]:
         axes.add_patch(ellipse([0, 0], glance.covariance, 0.95, edgecolor=COLOURS[0], linewidth=0.8, alpha=0.45))
@@ -134,7 +134,7 @@ def draw_paths(axes, best_paths, results, directions):
 
 
 def equal_scales(axes):
-    """One unit as long to the right as up, and numbers that are easy to read."""
+    """One unit as long to the right as up, and round tick labels."""
     axes.set_aspect("equal", adjustable="datalim")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

@@ -10,7 +10,7 @@ covariance has low rank plus the same noise for all measurements,
 with fewer factors z than measurements x. It is fitted by an optimizer here, as any model would be of
 which no closed form is known; but here one is known. This script
 
-1. finds mean, W and noise variance by MXFusion's MAP. No prior is given, so this is maximum likelihood;
+1. finds mean, W and noise variance by MAP. No prior is given, so this is maximum likelihood;
 2. places each bird by its factors, z given x, by conditioning the joint Gaussian of both on x;
 3. compares with the closed form: the noise variance is the mean of the eigenvalues of the sample
    covariance that are left out, and W is made of the eigenvectors that are kept.
@@ -65,13 +65,13 @@ class Fit(NamedTuple):
 
 
 def fit_factors(x, iterations):
-    """By MXFusion: x is (N, 4)."""
+    """By MAP: x is (N, 4)."""
     model = Model()
     model.N = Variable()
     model.mean = Variable(shape=(DIM,))
     # Not zero: the likelihood has a saddle there. All its maxima are equally good.
     model.factor = Variable(shape=(DIM, FACTORS), initial_value=mx.nd.random.normal(shape=(DIM, FACTORS), dtype=DTYPE))
-    # One number, which serves as the whole diagonal.
+    # One scalar for the whole diagonal.
     model.noise_variance = Variable(shape=(1,), transformation=Positive(), initial_value=double([1.0]))
     model.x = LowRankMultivariateNormal(
         mean=model.mean, factor=model.factor, diagonal=model.noise_variance, shape=(model.N, DIM), dtype=DTYPE
@@ -87,7 +87,7 @@ def fit_factors(x, iterations):
 
 
 def closed_form(x):
-    """What :func:`fit_factors` must find, by equations 7 and 8 of Tipping and Bishop, and the eigenvalues, falling."""
+    """The maximum likelihood, by equations 7 and 8 of Tipping and Bishop, and the eigenvalues, falling."""
     mean, covariance = x.mean(axis=0), np.cov(x.T, ddof=0)
     values, vectors = np.linalg.eigh(covariance)
     values, vectors = values[::-1], vectors[:, ::-1]
@@ -159,7 +159,7 @@ def draw_birds(axes, species, scores, spread):
 
 
 def draw_loadings(axes, found):
-    """What one sd of each factor does to each measurement."""
+    """The effect of one sd of each factor on each measurement."""
     height = 0.36
     rows = np.arange(DIM)[::-1]
     for k, (colour, contrast) in enumerate(((INK, "white"), ("#A8A8A8", INK))):

@@ -2,14 +2,14 @@
 """Fit a multivariate normal to each of three penguin species, and check it against closed forms.
 
 Between 2007 and 2009, 342 penguins near Palmer Station, Antarctica, had their bill, flippers and
-weight measured. The measurements hang together, and differently so in each species. A multivariate
-normal says how, by a mean and a covariance. For each species this script
+weight measured. The measurements are correlated, differently in each species. A multivariate normal
+describes this by a mean and a covariance. For each species this script
 
-1. finds the mean and the covariance, by MXFusion's MAP. No prior is given, so this is maximum
-   likelihood, and must be the sample mean and covariance;
-2. asks how well the mean is known: with the covariance held at what was found and a wide prior on
-   the mean, variational inference finds the mean's posterior, which must be the conjugate one;
-3. prints both beside what they must be, and draws them.
+1. finds the mean and the covariance by MAP. No prior is given, so this is maximum likelihood, and
+   must agree with the sample mean and covariance;
+2. finds the posterior of the mean, with the covariance held at the estimate and a wide prior on the
+   mean, by variational inference. It must agree with the conjugate posterior;
+3. prints both beside the closed forms, and draws them.
 
 It ends with an error if they differ by more than the bounds it prints.
 
@@ -52,7 +52,7 @@ PRIOR_VARIANCE = 100.0  # of the mean, when all penguins together have variance 
 
 
 class Estimate(NamedTuple):
-    """What is known about one species."""
+    """The estimates of one species."""
 
     mean: np.ndarray
     covariance: np.ndarray
@@ -83,7 +83,7 @@ def fit_covariance(x, iterations):
 
 
 def fit_posterior(x, mean, covariance, iterations):
-    """Mean and covariance of the mean's posterior, when the data have this covariance."""
+    """Mean and covariance of the posterior of the mean, given the covariance of the data."""
     model = Model()
     model.N = Variable()
     model.mean = MultivariateNormal(covariance=PRIOR_VARIANCE, shape=(DIM,))
@@ -100,7 +100,7 @@ def fit_posterior(x, mean, covariance, iterations):
 
 
 def closed_form(x):
-    """What :func:`fit` must find."""
+    """The same in closed form."""
     mean, covariance = x.mean(axis=0), np.cov(x.T, ddof=0)
     information = len(x) * np.linalg.inv(covariance)
     posterior_covariance = np.linalg.inv(np.eye(DIM) / PRIOR_VARIANCE + information)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the quickstart shows: a table, and a picture. Nothing here knows of MXFusion."""
+"""The table and the picture of the quickstart, without MXFusion."""
 
 import numpy as np
 from _common import INK, SETTINGS, STYLES, ellipse, plt
@@ -12,7 +12,7 @@ MARGIN = 0.03
 
 def print_table(title, labels, fitted, exact):
     """
-    Print each number beside the one it must be; r is the correlation with a measurement.
+    Print each estimate beside its closed form; r is the correlation with a measurement.
 
     :param title: of the table, the species.
     :param labels: of the D measurements, with their units.
@@ -29,7 +29,7 @@ def print_table(title, labels, fitted, exact):
 
 
 def table_rows(names, estimate):
-    """Label and numbers of each line of the table; those of r are of the measurements after it."""
+    """Label and entries of each line of the table; a line r has the measurements after it."""
     sd = np.sqrt(np.diag(estimate.covariance))
     correlation = estimate.covariance / np.outer(sd, sd)
     yield "mean", estimate.mean
@@ -41,7 +41,7 @@ def table_rows(names, estimate):
 
 def draw_picture(path, labels, data, fits, exacts):
     """
-    Draw the data and what was fitted to them.
+    Draw the data and the fitted normals.
 
     :param path: of the PNG to write.
     :param labels: of the D measurements, with their units.
@@ -132,7 +132,7 @@ def draw_posteriors(axes, labels, fits, exacts):
 
 
 def label_sides(axes, labels, row, column):
-    """Names and numbers at the left and the bottom of the whole only."""
+    """Names and tick labels at the left and the bottom of the whole only."""
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if row == len(labels) - 1:
         axes.set_xlabel(labels[column])

@@ -10,13 +10,13 @@ Gaussian of all people:
 
 so that the ten measurements of one person borrow strength from the other 170. This script
 
-1. approximates the posterior of all 42 unknown numbers together by a full-rank Gaussian, in coordinates in which
-   deviations and correlation are unconstrained, by MXFusion's variational inference in a compiled loop;
+1. approximates the joint posterior of all 42 unknowns by a full-rank Gaussian, in coordinates in which deviations and
+   correlation are unconstrained, by variational inference in a compiled loop;
 2. computes the exact posterior: given deviations and correlation all else is Gaussian, and these four are summed over
    on a grid;
 3. compares with it, and with the estimates that are published for the R package lme4 (restricted maximum likelihood).
 
-The posterior mean of a standard deviation is above its most likely value, for it may be much larger but not much
+The posterior mean of a standard deviation is above its most likely value because it may be much larger but not much
 smaller; therefore these are compared with lme4's in posterior standard deviations. The full-rank Gaussian has the means
 right and is up to a fifth too sure: how well each person is known depends on how much people vary, and in a Gaussian it
 cannot.
@@ -105,7 +105,7 @@ def make_model(days, persons):
 
 
 def exponential(shape):
-    """Positive numbers, of mean 1."""
+    """Positive random variables of mean 1."""
     return Gamma.define_variable(alpha=double(np.ones(shape)), beta=double(np.ones(shape)), shape=shape, dtype=DTYPE)
 
 
@@ -135,7 +135,7 @@ def approximate_posterior(days, reaction, iterations):
 
 
 class Lines(NamedTuple):
-    """A straight line for each person by least squares, and what these say together: all that the model needs."""
+    """A straight line for each person by least squares, and their sums: sufficient statistics of the model."""
 
     coefficients: np.ndarray  # (18, 2)
     centre: np.ndarray  # (2,), their mean
@@ -206,7 +206,7 @@ def exact_posterior(lines):
 
 
 def make_grid():
-    """Points (4, P) in the order of REST, and the log of the prior probability (P,) of what is around each."""
+    """Points (4, P) in the order of REST, and the log of the prior probability (P,) of the cell around each."""
     axes = [np.geomspace(*ends, GRID_SIZE) for ends in RANGES]
     probabilities = [np.exp(-values) * values * np.log(values[1] / values[0]) for values in axes]
     turns = np.linspace(-TURN, TURN, GRID_SIZE)
@@ -218,7 +218,7 @@ def make_grid():
 
 
 def log_likelihood(lines, total, noise_sd):
-    """Log density (P,) of all measurements, for M (P, 2, 2) and the noise sd (P,), beta integrated out."""
+    """Log density (P,) of all measurements, given M (P, 2, 2) and the noise sd (P,), beta integrated out."""
     number, size = lines.size
     log_det = np.linalg.slogdet(total)[1]
     squared = np.einsum("pij,ji->p", np.linalg.inv(total), lines.scatter) + lines.residual / noise_sd**2
@@ -239,12 +239,12 @@ def print_table(columns):
 
 def draw_picture(path, days, reaction, names, lines, found):
     """
-    Draw what becomes of each person's line when those of the others are known.
+    Draw each person's line, fitted alone and in the mixed model.
 
     :param path: of the PNG to write.
     :param days: (10,).
     :param reaction: times (18, 10), in ms.
-    :param names: list of the 18 persons' numbers.
+    :param names: list of the identifiers of the 18 persons.
     :param lines: Lines.
     :param found: Estimate.
     """
@@ -328,7 +328,7 @@ def checks(classical, exact, found):
 
 
 def read_reaction_times():
-    """Days (10,), list of the 18 persons' numbers, and reaction times (18, 10)."""
+    """Days (10,), list of the identifiers of the 18 persons, and reaction times (18, 10)."""
     table = read_table("sleepstudy.csv", ["Reaction", "Days", "Subject"]).reshape(-1, 10, 3)
     return table[0, :, 1], [int(number) for number in table[:, 0, 2]], table[:, :, 0]
 

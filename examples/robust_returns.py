@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fit four stock markets by a Gaussian and by a Student t, and see which was less surprised by what came next.
+"""Fit four stock markets by a Gaussian and by a Student t, and see which was less surprised by the days after.
 
 The daily returns of the German, Swiss, French and British stock indices from 1991 to 1998 are small on most days and
 huge on a few. A Gaussian has no room for those few: it takes a wider covariance for all days, and still calls a crash
 impossible. A multivariate Student t has tails, and how heavy they are, its degrees of freedom, can be learned. From the
 first 1300 days this script
 
-1. fits a Gaussian by MXFusion's MAP, which without a prior must be the sample mean and covariance;
-2. fits a Student t, which must be what the ECME algorithm, written here in NumPy, converges to: the same degrees of
-   freedom, mean and scale matrix;
+1. fits a Gaussian by MAP, which without a prior must give the sample mean and covariance;
+2. fits a Student t, which must agree with the ECME algorithm, written here in NumPy: the same degrees of freedom, mean
+   and scale matrix;
 3. compares the two on the 559 days after those: the log density of each day, and how rare each says the wildest were.
 
 It ends with an error if a fit or a held-out log density differs from its reference by more than the bounds it prints.
@@ -59,10 +59,10 @@ class Fit(NamedTuple):
 
 def learn(student, returns, held_out, iterations):
     """
-    Fit one of the two by MXFusion.
+    Fit one of the two by MAP.
 
     :param student: whether it is the Student t.
-    :param returns: what it is fitted to, (N, 4).
+    :param returns: the data, (N, 4).
     :param held_out: further returns, (M, 4).
     :param iterations: of the optimizer.
     :returns: :class:`Fit`, and the log density of each day held out, (M,).
@@ -181,7 +181,7 @@ def print_table(columns):
 
 def draw_picture(path, returns, gain, rarity):
     """
-    Draw the returns, and what the two fits made of those held out.
+    Draw the returns, and how the two fits judge the days held out.
 
     :param path: of the PNG to write.
     :param returns: of all days, (N, 4), %.

@@ -95,7 +95,7 @@ def test_quickstart_fails_where_it_has_not_converged(tmp_path):
     process = run_quickstart(tmp_path, "--iterations", "3")
     assert process.returncode == 1
     assert "EXCEEDED" in process.stdout
-    assert "The fit is not what it must be; try more --iterations." in process.stderr
+    assert "The fit has not converged; try more --iterations." in process.stderr
 
 
 def test_policy_gradient_knows_its_optimum(monkeypatch):
@@ -126,4 +126,4 @@ def test_policy_gradient_reaches_the_best_cost_and_covariance(tmp_path):
 def test_policy_gradient_fails_where_it_has_not_converged(tmp_path):
     process = run_example("policy_gradient", tmp_path, "--seeds", "1", "--iterations", "3")
     assert process.returncode == 1
-    assert "The policy is not what it must be; try more --iterations." in process.stderr
+    assert "The policy has not converged; try more --iterations." in process.stderr

@@ -73,7 +73,7 @@ def test_an_example_fails_where_it_has_not_converged(tmp_path, name):
     process = run_example(name, tmp_path, "--iterations", "3")
     assert process.returncode == 1
     assert "EXCEEDED" in process.stdout
-    assert "The fit is not what it must be; try more --iterations." in process.stderr
+    assert "The fit has not converged; try more --iterations." in process.stderr
 
 
 def test_missing_data_agrees_with_the_moments_of_what_is_never_missing(outputs, example):

@@ -57,7 +57,7 @@ def test_example_fails_where_it_has_not_converged(tmp_path, name):
     process = run_example(name, tmp_path, "--iterations", "3")
     assert process.returncode == 1
     assert "EXCEEDED" in process.stdout
-    assert "The fit is not what it must be; try more --iterations." in process.stderr
+    assert "The fit has not converged; try more --iterations." in process.stderr
     assert (tmp_path / f"{name}.png").exists()
 
 
