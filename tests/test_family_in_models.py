@@ -7,6 +7,7 @@ from mxfusion_mvn import (
     MatrixNormal,
     MultivariateStudentT,
 )
+from mxfusion_mvn.inference import CompiledLoop
 from mxfusion_mvn.transformations import LowerCholesky, Positive, PositiveDefinite
 
 import mxnet as mx
@@ -69,7 +70,9 @@ def test_map_finds_a_low_rank_covariance(rng, tmp_path):
     loadings = np.array([[2.0], [1.0], [-1.0], [0.5]])
     data = rng.multivariate_normal(np.arange(4.0), loadings @ loadings.T + np.diag([0.5, 1.0, 0.3, 0.8]), size=400)
     model = low_rank_model("float64")
-    inference = fit_at_rates(GradBasedInference(MAP(model, [model.X]), dtype="float64"), nd(data))
+    inference = fit_at_rates(
+        GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop(), dtype="float64"), nd(data)
+    )
     factor, diagonal = inference.params[model.W].asnumpy(), inference.params[model.d].asnumpy()
     fitted = factor @ factor.T + np.diag(diagonal)
     # At the maximum diag(Sigma^-1 (Sigma - S) Sigma^-1) = 0 and so diag(Sigma) = diag(S) (Lawley and Maxwell, 1971).
@@ -93,7 +96,9 @@ def test_map_finds_the_covariances_of_a_matrix_normal(rng):
     model.R = Variable(shape=(2, 2), transformation=PositiveDefinite(), initial_value=nd(np.eye(2), "float32"))
     model.L = Variable(shape=(3, 3), transformation=LowerCholesky(), initial_value=nd(np.eye(3), "float32"))
     model.X = MatrixNormal(row_covariance=model.R, column_scale_tril=model.L, shape=(model.N, 2, 3))
-    inference = fit_at_rates(GradBasedInference(MAP(model, [model.X])), nd(data, "float32"), max_iter=100)
+    inference = fit_at_rates(
+        GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop()), nd(data, "float32"), max_iter=100
+    )
     fitted = kron(inference.params[model.R].asnumpy(), square(inference.params[model.L].asnumpy()))
     assert_close(fitted, kron(row, column), rtol=0, atol=0.15 * np.abs(column).max())
 
@@ -121,7 +126,9 @@ def test_svi_of_a_latent_mean(name, rng):
     spread = Variable(shape=(1, 1), transformation=LowerCholesky(), initial_value=nd(np.array([[0.5]])))
     posterior.mu.set_prior(MatrixNormal(mean=mean, row_scale_tril=spread, dtype="float64"))
     algorithm = StochasticVariationalInference(20, model, posterior, [model.X])
-    inference = fit_at_rates(GradBasedInference(algorithm, dtype="float64"), nd(data), max_iter=200)
+    inference = fit_at_rates(
+        GradBasedInference(algorithm, grad_loop=CompiledLoop(), dtype="float64"), nd(data), max_iter=200
+    )
     grid = np.linspace(-4, 6, 2001)
     log_posterior = likelihood(data - grid).sum(0) + norm.logpdf(grid, scale=2.0)
     chance = np.exp(log_posterior - logsumexp(log_posterior))
@@ -174,6 +181,7 @@ def test_variational_posterior_of_a_mean(distribution, rng):
     )
     data = rng.normal(size=shape)
     algorithm = StochasticVariationalInference(10, model, posterior, [model.X])
-    inference = fit_at_rates(GradBasedInference(algorithm, dtype="float64"), nd(data))
+    inference = GradBasedInference(algorithm, grad_loop=CompiledLoop(), dtype="float64")
+    fit_at_rates(inference, nd(data))
     expected = np.linalg.solve(np.linalg.inv(prior) + np.eye(4), data.ravel())
     assert_close(inference.params[mean].asnumpy().ravel(), expected, rtol=0, atol=0.05)

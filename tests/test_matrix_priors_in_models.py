@@ -5,6 +5,7 @@ import copy
 import pickle
 
 from mxfusion_mvn import InverseWishart, LKJCholesky, MultivariateNormal, NotPositiveDefiniteError, Wishart
+from mxfusion_mvn.inference import CompiledLoop
 from mxfusion_mvn.transformations import CorrelationCholesky, LowerCholesky, Positive, PositiveDefinite
 
 import mxnet as mx
@@ -91,7 +92,7 @@ def conjugate(name, rng):
 @pytest.mark.parametrize("name", PRIORS)
 def test_map_reaches_the_analytic_mode(name, rng, tmp_path):
     model, data, nu, scale = conjugate(name, rng)
-    inference = GradBasedInference(MAP(model, [model.X]), dtype="float64")
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop(), dtype="float64")
     fit_at_rates(in_support(inference, model.C, PositiveDefinite(), np.eye(DIM)), nd(data), *BUDGET)
     location = inference.inference_algorithm.posterior.C.factor.location
     mode = PRIORS[name][2](nu, scale)
@@ -125,7 +126,9 @@ def test_map_learns_the_degrees_of_freedom(rng):
     model = Model()
     model.nu = Variable(shape=(1,), transformation=Positive(), initial_value=nd([3.0]))
     model.X = Wishart(model.nu, 1.0, shape=(300, 2, 2), dtype="float64")
-    inference = fit_at_rates(GradBasedInference(MAP(model, [model.X]), dtype="float64"), nd(draws), *BUDGET)
+    inference = fit_at_rates(
+        GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop(), dtype="float64"), nd(draws), *BUDGET
+    )
 
     def loss(nu):
         return -stats.wishart.logpdf(draws.transpose(1, 2, 0), nu, np.eye(2)).sum()
@@ -139,7 +142,7 @@ def test_map_of_a_correlation_factor(rng):
     model = Model()
     model.C = LKJCholesky(2.0, shape=(2, 2), dtype="float64")
     model.X = MultivariateNormal(scale_tril=model.C, shape=(40, 2), dtype="float64")
-    inference = GradBasedInference(MAP(model, [model.X]), dtype="float64")
+    inference = GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop(), dtype="float64")
     fit_at_rates(in_support(inference, model.C, CorrelationCholesky(), np.eye(2)), nd(data), *BUDGET)
 
     def loss(r):
@@ -156,7 +159,7 @@ def variational(name, model, nu, initial, num_samples=4):
     factor = Variable(shape=(DIM, DIM), transformation=LowerCholesky(), initial_value=nd(initial))
     posterior.C.set_prior(PRIORS[name][0](nu, scale_tril=factor, dtype="float64"))
     algorithm = StochasticVariationalInference(num_samples, model, posterior, [model.X])
-    return GradBasedInference(algorithm, dtype="float64"), factor
+    return GradBasedInference(algorithm, grad_loop=CompiledLoop(), dtype="float64"), factor
 
 
 def negative_bound(inference, data, seed=3):
@@ -231,7 +234,12 @@ def test_svi_draws_correlation_factors(rng):
     posterior = Posterior(model)
     posterior.C.set_prior(LKJCholesky(5.0, dtype="float64"))
     algorithm = StochasticVariationalInference(5, model, posterior, [model.X])
-    inference = fit_at_rates(GradBasedInference(algorithm, dtype="float64"), nd(data), rates=(0.05, 0.01), max_iter=50)
+    inference = fit_at_rates(
+        GradBasedInference(algorithm, grad_loop=CompiledLoop(), dtype="float64"),
+        nd(data),
+        rates=(0.05, 0.01),
+        max_iter=50,
+    )
     assert_close(inference.params[model.mean], data.mean(0), rtol=0, atol=0.05)
 
 

@@ -6,6 +6,7 @@ from mxfusion_mvn import (
     GaussianMixture,
     mixture,
 )
+from mxfusion_mvn.inference import CompiledLoop
 from mxfusion_mvn.transformations import PositiveDefinite, Simplex
 
 import mpmath
@@ -36,7 +37,7 @@ def test_map_of_a_mixture_is_the_fixed_point_of_em(rng, tmp_path):
         eyes = nd(np.stack([np.eye(2)] * 2))
         model.C = Variable(shape=(2, 2, 2), transformation=PositiveDefinite(), initial_value=eyes)
         model.X = GaussianMixture(model.w, model.mean, model.C, shape=(model.N, 2), dtype="float64")
-        return model, GradBasedInference(MAP(model, [model.X]), dtype="float64")
+        return model, GradBasedInference(MAP(model, [model.X]), grad_loop=CompiledLoop(), dtype="float64")
 
     model, inference = build()
     fit_at_rates(inference, nd(data), max_iter=200)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References in float64 by NumPy and SciPy, one vector at a time. Imports nothing from the package."""
+"""References in float64 by NumPy and SciPy, one matrix at a time. Imports nothing from the package."""
 
 import numpy as np
 from scipy.stats import multivariate_normal
@@ -37,13 +37,16 @@ def random_spd(rng, leading, dim, condition=100.0):
 
 def log_pdf(value, mean, covariance):
     """Log density (B...) of value (B..., D) by SciPy; all leading axes broadcast from the right."""
-    leading = np.broadcast_shapes(value.shape[:-1], mean.shape[:-1], covariance.shape[:-2])
-    dim = value.shape[-1]
-    value, mean = (np.broadcast_to(x, leading + (dim,)) for x in (value, mean))
-    covariance = np.broadcast_to(covariance, leading + (dim, dim))
+    residual = value - mean
+    leading = np.broadcast_shapes(residual.shape[:-1], covariance.shape[:-2])
+    residual = np.broadcast_to(residual, leading + residual.shape[-1:])
+    covariance = covariance.reshape((1,) * (len(leading) + 2 - covariance.ndim) + covariance.shape)
     result = np.empty(leading)
-    for index in np.ndindex(leading):
-        result[index] = multivariate_normal.logpdf(value[index], mean[index], covariance[index])
+    for index in np.ndindex(covariance.shape[:-2]):
+        # The vectors of one matrix: all along the axes that it does not have.
+        own = tuple(i if size > 1 else slice(None) for i, size in zip(index, covariance.shape))
+        densities = multivariate_normal.logpdf(residual[own], cov=covariance[index])
+        result[own] = np.reshape(densities, result[own].shape)
     return result
 
 
