@@ -290,3 +290,11 @@ def test_equal_constants_are_kept_once(rng):
     constants = [node.array.asnumpy() for node in simplify(graph).nodes if node.operator == CONSTANT]
     keys = {(array.shape, array.tobytes()) for array in constants}
     assert len(constants) == len(keys)
+
+
+def test_an_operator_on_constants_that_fails_is_named():
+    constant = leaf(CONSTANT, mx.nd.array([[1.0, 2.0], [3.0, 4.0]]))
+    reverse = Node("reverse", [constant.entry()], {"axis": "-1"}, [(2, 2)], ["float32"])  # MXNet refuses such an axis
+    graph = Graph([constant, reverse], reverse.entry(), reverse.entry())
+    with pytest.raises(RewriteError, match=r"the rule basic\._folded fails at `reverse` of inputs \(2, 2\)"):
+        Rewriter(basic.BASIC, mx.cpu()).rewrite(graph)

@@ -178,6 +178,7 @@ def evaluated(rewriter, node):
         return None
     with autograd.pause():
         array = invoke(register._imperative_invoke, operator_handle(node.operator), constants, node.attributes)
+        array.wait_to_read()  # so that an operator that fails is named here, not by the first rule that reads the value
     return rewriter.add(leaf(CONSTANT, array))
 
 
