@@ -42,7 +42,7 @@ def import_mxnet() -> None:
         import numpy
 
         with _removed_alias(numpy):
-            import mxnet  # noqa: F401  (for those who import it after this package)
+            import mxnet  # noqa: F401  (for imports after that of this package)
     except ModuleNotFoundError as error:
         if error.name not in _REMEDIES:
             raise

@@ -148,7 +148,7 @@ class Transformation(VariableTransformation):
 
 
 class Positive(Transformation):
-    """Positive numbers of any shape: y = log(1 + e^x), entry by entry."""
+    """Positive entries, in any shape: y = log(1 + e^x)."""
 
     def _forward(self, raw):
         return softplus(raw)
@@ -161,7 +161,7 @@ class Positive(Transformation):
 
 
 class Simplex(Transformation):
-    """Positive numbers that sum to one along the last axis: y = exp(x) / sum exp(x)."""
+    """Positive entries that sum to one along the last axis: y = exp(x) / sum exp(x)."""
 
     event_axes = 1
 

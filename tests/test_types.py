@@ -14,6 +14,7 @@ from mxfusion_mvn import (
     missing,
     mixture,
     structures,
+    testing,
     transformations,
 )
 
@@ -49,6 +50,7 @@ MODULES = (
     missing,
     mixture,
     structures,
+    testing,
     transformations,
 )
 FUNCTIONS = {

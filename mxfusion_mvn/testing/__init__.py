@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conformance suite: what every covariance structure and every multivariate normal must do, to run on your own.
+"""A conformance suite for covariance structures and multivariate normals of your own.
 
-:func:`check_structure` compares a structure, and the :class:`~mxfusion_mvn.Gaussian` over it, with dense float64
-NumPy. :func:`check_multivariate_normal` does so with an MXFusion distribution. Both return nothing, and raise an
-``AssertionError`` that names the property, the case, what was got and what was expected::
+:func:`check_structure` compares a structure, and the :class:`~mxfusion_mvn.Gaussian` with it, with dense matrices in
+NumPy and float64. :func:`check_multivariate_normal` does this for a distribution of MXFusion. Both return nothing, and
+raise an ``AssertionError`` that names the property, the case, what was got and what was expected::
 
     import numpy as np
     from mxfusion_mvn.structures import Diagonal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the conformance suite compares numbers, and moves arrays between NumPy and MXNet."""
+"""Comparisons of arrays for the conformance suite, and conversions between NumPy and MXNet."""
 
 import warnings
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ def raising(name, case):
 
 
 def refused(name, case, log_pdf):
-    """That a density of bad input is an error, of whatever type, or NaN."""
+    """Check that the density of bad input is NaN, or raises an error of any type."""
     try:
         got = log_pdf().asnumpy()
     except Exception:
@@ -42,7 +42,7 @@ def refused(name, case, log_pdf):
 
 
 def compare(name, case, got, expected, size, tolerance, dtype):
-    """Shape and dtype first, then value: up to a tolerance relative to the value plus a size."""
+    """Compare shape and dtype, then values, up to a tolerance relative to the value plus a size."""
     if got.shape != expected.shape:
         raise AssertionError(f"{name} ({case}): got shape {got.shape}; expected {expected.shape}")
     if got.dtype != np.dtype(dtype):
@@ -59,7 +59,7 @@ def compare(name, case, got, expected, size, tolerance, dtype):
 
 
 def compare_derivative(name, case, gradient, direction, objective, values):
-    """A gradient along a direction against a difference of the fourth order."""
+    """Compare a gradient along a direction with a difference of fourth order."""
     step = 2e-5
 
     def moved(steps):
@@ -72,7 +72,7 @@ def compare_derivative(name, case, gradient, direction, objective, values):
 
 
 def compare_moments(case, draws, mean, covariance):
-    """Sample mean and covariance of draws (S, D) within their standard errors."""
+    """Check that sample mean and covariance of draws (S, D) are right within their standard errors."""
     draws = draws.astype("float64") - mean
     moments = {"mean": draws.mean(0), "covariance": draws.T @ draws / len(draws)}
     variance = np.diagonal(covariance)
@@ -92,7 +92,7 @@ def compare_moments(case, draws, mean, covariance):
 
 
 def describe(dtype, dim, remark="", scale=1.0):
-    """A case in words, for messages."""
+    """A text for a case, for messages."""
     return f"{dtype}, D = {dim}" + (f", {remark}" if remark else "") + (f", scale {scale:g}" if scale != 1 else "")
 
 
@@ -102,12 +102,12 @@ def diagonals(matrices):
 
 
 def in_float64(arrays):
-    """A dict of NumPy arrays, converted."""
+    """A dict of NumPy arrays, converted to float64."""
     return {name: array.astype("float64") for name, array in arrays.items()}
 
 
 def to_nd(arrays):
-    """NDArrays of the dtype the NumPy arrays have; of a dict a dict, of a list a list."""
+    """NDArrays with the dtypes of NumPy arrays; a dict for a dict, a list for a list."""
     if isinstance(arrays, dict):
         return {name: to_nd(array) for name, array in arrays.items()}
     if isinstance(arrays, list):
@@ -116,7 +116,7 @@ def to_nd(arrays):
 
 
 def to_numpy(arrays):
-    """A dict of NDArrays as one of NumPy arrays."""
+    """A dict of NDArrays, converted to NumPy arrays."""
     return {name: array.asnumpy() for name, array in arrays.items()}
 
 
@@ -135,7 +135,7 @@ class _Block(mx.gluon.HybridBlock):
 
 
 def hybridized(function, arrays):
-    """The results of a function of Symbols, NDArrays by name."""
+    """The results of a function, evaluated on Symbols: dict from name to NDArray."""
     block = _Block(function)
     block.hybridize()
     with warnings.catch_warnings():

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conformance of MXFusion distributions like the multivariate normal, a function for each property."""
+"""The conformance of multivariate normals of MXFusion, with a function for each property."""
+
+from __future__ import annotations
 
 import itertools
+from typing import Callable, Sequence
 
 from mxfusion_mvn.testing._compare import (
     NUM_DRAWS,
@@ -29,13 +32,18 @@ from mxnet import autograd
 
 
 def check_multivariate_normal(
-    distribution, form="covariance", conversions=None, dims=(1, 3), dtypes=("float32", "float64"), seed=0
-):
+    distribution: type,
+    form: str = "covariance",
+    conversions: Sequence[Callable[[np.ndarray], np.ndarray]] | None = None,
+    dims: Sequence[int] = (1, 3),
+    dtypes: Sequence[str] = ("float32", "float64"),
+    seed: int = 0,
+) -> None:
     """
     Compare an MXFusion distribution with NumPy: densities, gradients, draws, divergences, scales and refusals.
 
-    The arrays arrive as MXFusion hands them over, axis 0 being Monte Carlo samples: (S or 1, D) for a mean and
-    (S or 1, D, D) for a matrix, with a batch axis N after the first where there is one.
+    The arrays are those that MXFusion passes, with Monte Carlo samples on axis 0: (S or 1, D) for a mean and
+    (S or 1, D, D) for a matrix, with a batch axis N after the first if there is one.
 
     :param distribution: a class with ``define_variable(shape=, mean=, dtype=)``, which takes the matrix by its name.
     :param form: that name.
@@ -43,7 +51,7 @@ def check_multivariate_normal(
         for ``covariance``, ``precision`` and ``scale_tril``, for which they are known.
     :param dims: the sizes D.
     :param dtypes: the dtypes.
-    :param seed: of the NumPy generator, and of MXNet's.
+    :param seed: the seed of NumPy's generator, and of MXNet's.
     :raises AssertionError: naming the first property that does not hold.
     """
     if conversions is None and form not in _FORMS:
@@ -71,8 +79,8 @@ _FORMS = {
     "precision": (np.linalg.inv, np.linalg.inv),
     "scale_tril": (np.linalg.cholesky, lambda tril: tril @ np.swapaxes(tril, -1, -2)),
 }
-_SAMPLES = _ROWS = 3  # equal, for where they are aligned wrongly this goes unnoticed
-# For the mean, the matrix and the random variable: has it a sample axis, has it a batch axis.
+_SAMPLES = _ROWS = 3  # equal, because then wrong alignment raises no error
+# Whether the mean, the matrix and the random variable have a sample axis, and a batch axis.
 _SHARED = {"mean": (False, False), "matrix": (False, False), "random_variable": (False, True)}
 _LAYOUTS = {
     "one mean and matrix for all rows": _SHARED,
@@ -104,7 +112,7 @@ class _Declared:
         self.factor = self.model.X.factor
 
     def draw_arrays(self, rng, layout=_SHARED, scale=1.0):
-        """Arrays rounded to the dtype, as MXFusion hands them over, and the covariance of exactly these."""
+        """Arrays rounded to the dtype, as MXFusion passes them, and the covariance of exactly these."""
         axes = {
             name: (_SAMPLES if sampled else 1,) + ((_ROWS,) if batched else ())
             for name, (sampled, batched) in layout.items()
@@ -118,21 +126,21 @@ class _Declared:
         return {name: array.astype(self.dtype) for name, array in arrays.items()}
 
     def log_pdf(self, arrays):
-        """By the factor; NDArrays."""
+        """The log density by the factor, NDArray."""
         return self.factor.log_pdf(mx.nd, self._by_uuid(arrays))
 
     def draw_samples(self, arrays, num_samples):
-        """By the factor; NumPy array (S, N, D)."""
+        """Draws by the factor, NumPy array (S, N, D)."""
         return self.factor.draw_samples(mx.nd, self._by_uuid(to_nd(arrays)), num_samples=num_samples).asnumpy()
 
     def expected(self, mean, matrix, random_variable):
-        """Log density and its size by the reference, with missing batch axes put after the sample axis."""
+        """Log density and its size by the reference, with missing batch axes inserted after the sample axis."""
         mean = mean if mean.ndim == 3 else mean[:, None]
         covariance = self.to_covariance(matrix if matrix.ndim == 4 else matrix[:, None])
         return expected_results(Reference(covariance), random_variable - mean)["log_pdf"]
 
     def case(self, remark="", scale=1.0):
-        """In words."""
+        """A text for a case."""
         return describe(self.dtype, self.dim, remark, scale)
 
     def _by_uuid(self, arrays):
@@ -225,10 +233,10 @@ def _check_divergence_of_draws(declared, rng):
 
 
 def _check_no_density(declared, rng):
-    """A matrix that is no covariance, or NaN, gets an error or NaN."""
+    """A matrix that is not a covariance, or NaN, gives an error or NaN."""
     arrays = declared.draw_arrays(rng)
     bad = {"NaN": np.full_like(arrays["matrix"], np.nan)}
-    if diagonals(declared.to_covariance(-arrays["matrix"])).max() < 0:  # the sign of a factor says nothing
+    if diagonals(declared.to_covariance(-arrays["matrix"])).max() < 0:  # the sign of a factor has no effect
         bad["what is no covariance"] = -arrays["matrix"]
     for name, matrix in bad.items():
         refused(name, declared.case(), lambda m=matrix: declared.log_pdf(to_nd({**arrays, "matrix": m})))

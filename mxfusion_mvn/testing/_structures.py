@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The conformance of covariance structures: the reference, and a function for each property."""
+"""The conformance of covariance structures, with a function for each property."""
+
+from __future__ import annotations
 
 import itertools
-from typing import Any, Callable, Dict, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Sequence
 
 from mxfusion_mvn.gaussian import Gaussian
 from mxfusion_mvn.linalg import from_diagonal, outer_square, take, transpose
@@ -33,31 +35,31 @@ from mxnet import autograd
 
 
 class Subject(NamedTuple):
-    """What is checked, as described at :func:`check_structure`."""
+    """The arguments of :func:`check_structure`."""
 
     build: Callable[..., Any]
-    arrays: Callable[..., Dict[str, np.ndarray]]
+    arrays: Callable[..., dict[str, np.ndarray]]
     dense: Callable[..., np.ndarray]
-    degrees: Dict[str, float]
-    invalid: Optional[Callable[..., Dict[str, np.ndarray]]] = None
-    tangent: Optional[Callable[..., Dict[str, np.ndarray]]] = None
+    degrees: dict[str, float]
+    invalid: Callable[..., dict[str, np.ndarray]] | None = None
+    tangent: Callable[..., dict[str, np.ndarray]] | None = None
     singular: bool = False
     symbols: bool = True
 
 
 def check_structure(
-    build,
-    arrays,
-    dense,
-    degrees,
-    invalid=None,
-    tangent=None,
-    singular=False,
-    symbols=True,
-    dims=(1, 2, 6),
-    dtypes=("float32", "float64"),
-    seed=0,
-):
+    build: Callable[..., Any],
+    arrays: Callable[..., dict[str, np.ndarray]],
+    dense: Callable[..., np.ndarray],
+    degrees: dict[str, float],
+    invalid: Callable[..., dict[str, np.ndarray]] | None = None,
+    tangent: Callable[..., dict[str, np.ndarray]] | None = None,
+    singular: bool = False,
+    symbols: bool = True,
+    dims: Sequence[int] = (1, 2, 6),
+    dtypes: Sequence[str] = ("float32", "float64"),
+    seed: int = 0,
+) -> None:
     """
     Compare a structure with its dense matrix: values, shapes, gradients, moments, divergences, scales and refusals.
 
@@ -66,20 +68,20 @@ def check_structure(
 
     :param build: function of the arrays by name, NDArrays or Symbols, that returns the structure.
     :param arrays: function of a NumPy generator, the leading axes and D that returns a dict of float64 NumPy arrays.
-        The correlation matrix they mean needs a condition number below 300, or rounding is what would be measured.
+        The condition number of the correlation matrix must be below 300, because otherwise rounding is measured.
     :param dense: function of the same NumPy arrays by name that returns the covariance (B'..., D, D).
     :param degrees: dict from array to the power at which it grows with the covariance: 1 for a covariance, 0.5 for a
         standard deviation or a factor, -1 for a precision, 0 for a correlation.
-    :param invalid: function of the arrays that returns arrays without a density; None not to check that they get none.
+    :param invalid: function of the arrays that returns arrays without a density; None to leave out this check.
     :param tangent: function of a generator and the arrays that returns a direction in which all of them can vary; None
-        if the difference of two sets of arrays is one, as for numbers, triangles and symmetric matrices.
-    :param singular: whether the covariance is, for D > 1, singular on purpose.
-    :param symbols: whether it works on Symbols too.
+        if the difference of two sets of arrays is one, as for scalars, triangles and symmetric matrices.
+    :param singular: whether the covariance is singular by design for D > 1.
+    :param symbols: whether the structure also works on Symbols.
     :param dims: the sizes D.
     :param dtypes: the dtypes.
-    :param seed: of the NumPy generator.
+    :param seed: the seed of NumPy's generator.
     :raises AssertionError: naming the first property that does not hold.
-    :raises ValueError: for arguments of another kind, and if the arrays are too badly conditioned to tell.
+    :raises ValueError: for arguments of another type, and if the arrays are too badly conditioned.
     """
     for name, function in (("build", build), ("arrays", arrays), ("dense", dense)):
         if not callable(function):
@@ -105,7 +107,7 @@ def check_structure(
 
 
 def _draw_arrays(subject, rng, dtype, dim, leading, scale=1.0):
-    """Parameters rounded to a dtype, and the reference for exactly these numbers."""
+    """Parameters rounded to a dtype, and the reference for exactly these values."""
     arrays = subject.arrays(rng, leading, dim)
     arrays = {name: (array * scale ** subject.degrees[name]).astype(dtype) for name, array in arrays.items()}
     reference = Reference(subject.dense(**{name: array.astype("float64") for name, array in arrays.items()}))
@@ -128,7 +130,7 @@ def _on_support(rng, reference, leading, dtype):
 
 
 def _first(reference, leading):
-    """An index that brings vectors of broadcast leading axes back to their own."""
+    """An index that reduces broadcast leading axes of vectors to the given ones."""
     axes = len(broadcast_shapes(reference.root.shape[:-2], leading)) - len(leading)
     return (0,) * axes + tuple(slice(0, size) for size in leading)
 
@@ -157,7 +159,7 @@ def _results(structure, residual, noise, identity):
 
 
 def _parts(structure, residual, dim):
-    """Marginals and conditionals as a dict of arrays, likewise; of 1 x 1 matrices there are none."""
+    """Marginals and conditionals as a dict of arrays, likewise; empty for 1 x 1 matrices."""
     if dim == 1:
         return {}
     given, rest = some_and_rest(dim)
@@ -170,7 +172,7 @@ def _parts(structure, residual, dim):
 
 
 def _check_values(subject, rng, dtype, dim, matrix_axes, vector_axes, scale=1.0):
-    """Every method against the reference, and on Symbols the same as on NDArrays."""
+    """Compare every method with the reference, and the results on Symbols with those on NDArrays."""
     arrays, reference = _draw_arrays(subject, rng, dtype, dim, matrix_axes, scale)
     if subject.singular:  # several supports have no vector in common
         vector_axes = broadcast_shapes(matrix_axes, vector_axes)
@@ -214,7 +216,7 @@ def _check_draws_of_structure(subject, rng, dtype, dim):
 
 
 def _check_divergences(subject, rng, dtype, dim):
-    """KL to itself, and both ways to a dense covariance; where this is singular, to twice itself."""
+    """KL to itself, and both ways to a dense covariance; for singular covariances to twice itself."""
     arrays, reference = _draw_arrays(subject, rng, dtype, dim, (2,))
     difference = _on_support(rng, reference, (2,), dtype)
     if subject.singular:
@@ -257,7 +259,7 @@ def _check_support(subject, rng, dtype, dim):
 
 
 def _check_refusals(subject, rng, dtype, dim):
-    """What is no covariance, or NaN, gets an error or NaN, never a density."""
+    """A matrix that is not a covariance, or NaN, gives an error or NaN, never a density."""
     arrays, _ = _draw_arrays(subject, rng, dtype, dim, ())
     bad = {"NaN": {name: np.full_like(array, np.nan) for name, array in arrays.items()}}
     if subject.invalid is not None:
@@ -293,7 +295,7 @@ def _check_shared_on_symbols(subject, rng, dtype, dim, leading):
 
 
 def _check_gradients(subject, rng, dim, leading):
-    """Derivatives of all results along each array, and along the vector, against differences of the reference."""
+    """Compare derivatives of all results along each array, and along the vector, with differences of the reference."""
     arrays, reference = _draw_arrays(subject, rng, "float64", dim, leading)
     residual = _on_support(rng, reference, leading, "float64")
     if subject.tangent is None:
