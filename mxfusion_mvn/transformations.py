@@ -200,7 +200,7 @@ class LowerCholesky(Transformation):
         checks.check_lower_triangular(self._argument, value)
         negative = np.argwhere(np.diagonal(value, axis1=-2, axis2=-1) < 0)
         if len(negative):
-            index = tuple(int(i) for i in negative[0])
+            index = checks.plain_index(negative[0])
             checks.refuse(
                 self._argument,
                 f"a negative number at diagonal position {index}",
@@ -284,7 +284,7 @@ def correlation_factor_defect(value: np.ndarray) -> tuple[str, str] | None:
         (np.abs(norms - 1) <= tolerance, norms, "as the norm of row {}", "rows of norm 1"),
     ):
         if not sound.all():
-            index = tuple(int(i) for i in np.argwhere(~sound)[0])
+            index = checks.plain_index(np.argwhere(~sound)[0])
             return f"{found[index]:.10g} {where.format(index)}", expected
     return None
 

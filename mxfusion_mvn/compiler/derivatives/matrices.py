@@ -6,6 +6,8 @@ differentiation (2008), and for the Cholesky factor of Murray, Differentiation o
 gradient of a factor is lower triangular, and that of a factorised matrix symmetric, as in MXNet's autograd.
 """
 
+from functools import partial
+
 from mxfusion_mvn.compiler.derivatives.arithmetic import adjoint, binary, times, unary
 from mxfusion_mvn.compiler.graph import CONSTANT
 from mxfusion_mvn.compiler.operators import having
@@ -42,13 +44,9 @@ def _lower(rewriter, matrix):
 def _gemm2(rewriter, node, gradient):
     if node["axis"] != -2:
         return None
-    (a, b), alpha = node.inputs, node["alpha"]
-    on_a, on_b = node["transpose_a"], node["transpose_b"]
-
-    def product(left, right, transpose_left, transpose_right):
-        return _product(rewriter, left, right, transpose_left, transpose_right, alpha)
-
-    return _factors(product, a, b, gradient, on_a, on_b)
+    a, b = node.inputs
+    product = partial(_product, rewriter, alpha=node["alpha"])
+    return _factors(product, a, b, gradient, node["transpose_a"], node["transpose_b"])
 
 
 def _factors(product, a, b, gradient, on_a, on_b):
@@ -62,14 +60,15 @@ def _factors(product, a, b, gradient, on_a, on_b):
 def _dot(rewriter, node, gradient):
     a, b = node.inputs
     on_a, on_b = node["transpose_a"], node["transpose_b"]
+    product = partial(_matrix_dot, rewriter)
     dims = len(a.shape), len(b.shape)
     if dims == (1, 1):
         return [times(rewriter, gradient, b), times(rewriter, gradient, a)]
     if dims == (2, 2):
-        return _factors(lambda *product: _matrix_dot(rewriter, *product), a, b, gradient, on_a, on_b)
+        return _factors(product, a, b, gradient, on_a, on_b)
     if dims[1] == 2 and not on_a:
         rows = [_rows(rewriter, entry) for entry in (a, gradient)]
-        of_a, of_b = _factors(lambda *product: _matrix_dot(rewriter, *product), rows[0], b, rows[1], on_a, on_b)
+        of_a, of_b = _factors(product, rows[0], b, rows[1], on_a, on_b)
         return [rewriter.reshaped(of_a, a.shape), of_b]
     if dims == (2, 1):
         of_a = _outer_product(rewriter, *((b, gradient) if on_a else (gradient, b)))
@@ -93,11 +92,8 @@ def _matrix_dot(rewriter, left, right, transpose_left, transpose_right):
 
 @adjoint("batch_dot")
 def _batch_dot(rewriter, node, gradient):
-    def product(left, right, transpose_left, transpose_right):
-        return _product(rewriter, left, right, transpose_left, transpose_right)
-
     a, b = node.inputs
-    return _factors(product, a, b, gradient, node["transpose_a"], node["transpose_b"])
+    return _factors(partial(_product, rewriter), a, b, gradient, node["transpose_a"], node["transpose_b"])
 
 
 @adjoint("_linalg_syrk")

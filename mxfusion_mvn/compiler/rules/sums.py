@@ -14,6 +14,7 @@ from typing import Any, Dict, NamedTuple
 
 from mxfusion_mvn.compiler.graph import CONSTANT, Entry
 from mxfusion_mvn.compiler.operators import having, traits
+from mxfusion_mvn.compiler.rules.scalars import scaled
 from mxfusion_mvn.compiler.thresholds import JOINED_ARRAYS, JOINED_SIZE
 
 import numpy as np
@@ -46,7 +47,7 @@ def _total(rewriter, entry, is_joined=False):
     stack = [Term(1.0, entry)]
     while stack:
         factor, entry = stack.pop()
-        parts = _parts(rewriter, entry)
+        parts = _parts(entry)
         if entry.is_a(CONSTANT):
             offset += factor * float(entry.node.array.asnumpy().sum(dtype="float64"))
         elif parts is None:
@@ -85,7 +86,7 @@ def _collected(terms):
     return [Term(factor, entry) for entry, factor in factors.items() if factor]
 
 
-def _parts(rewriter, entry):
+def _parts(entry):
     """
     The linear parts of the sum of an array.
 
@@ -101,10 +102,10 @@ def _parts(rewriter, entry):
     if traits(name).reorders or name in ("broadcast_to", "sum", "mean") and len(node.shapes) == 1:
         repeated = size / node.inputs[0].size if name in ("broadcast_to", "mean") else 1.0
         return [Term(repeated, node.inputs[0])], 0.0
-    return _scaled_parts(rewriter, node, size)
+    return _scaled_parts(node, size)
 
 
-def _scaled_parts(rewriter, node, size):
+def _scaled_parts(node, size):
     name = node.operator
     if name == "negative":
         return [Term(-1.0, node.inputs[0])], 0.0
@@ -164,7 +165,7 @@ def _combination(rewriter, terms, offset):
     groups: Dict[float, list] = {}
     for factor, entry in terms:
         groups.setdefault(factor, []).append(entry)
-    parts = [_scaled(rewriter, _added(rewriter, entries), factor) for factor, entries in groups.items()]
+    parts = [scaled(rewriter, _added(rewriter, entries), factor) for factor, entries in groups.items()]
     total = _added(rewriter, parts)
     return rewriter.call("_plus_scalar", [total], (1,), {"scalar": repr(offset)}) if offset else total
 
@@ -175,9 +176,3 @@ def _added(rewriter, entries):
     if len(entries) == 2:
         return rewriter.call("elemwise_add", entries, (1,))
     return rewriter.call("add_n", entries, (1,))
-
-
-def _scaled(rewriter, entry, factor):
-    if factor == 1:
-        return entry
-    return rewriter.call("_mul_scalar", [entry], (1,), {"scalar": repr(float(factor))})

@@ -24,6 +24,7 @@ import warnings
 import zipfile
 from typing import Any, NamedTuple
 
+from mxfusion_mvn.checks import plain_index
 from mxfusion_mvn.inference.arguments import check_inference, refuse
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
 from mxfusion_mvn.inference.names import name_of
@@ -320,7 +321,7 @@ def _check_parameters(inference, file, today):
         _check_array(inference, file, uuid, stored[uuid], expected[uuid])
         bad = np.argwhere(~np.isfinite(stored[uuid]))
         if len(bad):
-            index = tuple(int(i) for i in bad[0])
+            index = plain_index(bad[0])
             raise InferenceError(
                 f"{_shown(inference, uuid)}: got {stored[uuid][index]} at index {index} in {file.name}; expected "
                 "finite numbers. The run that was saved had failed: take a file from before. Nothing was changed."
@@ -359,7 +360,7 @@ def _check_value(inference, file, uuid, stored, expected):
     different = np.argwhere((stored != expected) & ~((stored != stored) & (expected != expected)))
     if len(different):
         index = tuple(different[0])
-        where = f"constant at index {tuple(int(i) for i in index)}" if stored.ndim else "constant"
+        where = f"constant at index {plain_index(index)}" if stored.ndim else "constant"
         _check_same(inference, file, uuid, where, stored[index].item(), expected[index].item())
 
 
