@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fuzz of all public names: arguments of every kind, results held against SciPy, errors against what they name."""
+"""A fuzz of all public names with arguments of every kind: results are compared with SciPy, errors must name things."""
 
 import sys
 from pathlib import Path

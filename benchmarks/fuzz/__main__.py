@@ -39,26 +39,27 @@ def report(results, seed, seconds, damage):
         "# What happens to arguments of every kind",
         "",
         f"`python -m benchmarks.fuzz --inputs {len(results)} --seed {seed} --report docs/robustness.md` writes this "
-        f"page; no number on it is typed. It took mxfusion-mvn {mxfusion_mvn.__version__} on MXNet {mx.__version__}, "
-        f"Python {platform.python_version()} and {seconds / 60:.0f} minutes.",
+        f"page; no number on it is typed by hand. It took mxfusion-mvn {mxfusion_mvn.__version__} on MXNet "
+        f"{mx.__version__}, Python {platform.python_version()} and {seconds / 60:.0f} minutes.",
         "",
-        "An input is a chain of one to three calls: a public name of one of the modules below, then methods of what it "
-        "returned. Three quarters of the arguments make sense for their parameter, a quarter of those are spoilt in "
-        "one way (an entry that is NaN, huge or of the wrong sign, an axis too many, another dtype, masked, sparse, a "
-        "DataFrame, ...), and the rest are anything: None, numbers, strings, functions, Symbols, models. Methods of "
-        "structures are given what a Gaussian gives them, arrays that it has checked; other seams, which only MXFusion "
-        "or the package calls, are reached through declared variables, models and runs. Each input ends as",
+        "An input is a chain of one to three calls: a public name of one of the modules below, then methods of its "
+        "result. Three quarters of the arguments are sensible for their parameter; a quarter of these are spoilt "
+        "in one way (an entry that is NaN, huge or of the wrong sign, an additional axis, another dtype, masked, "
+        "sparse, a DataFrame, ...). The other arguments are anything: None, numbers, strings, functions, Symbols, "
+        "models. Methods of structures get arrays as a Gaussian passes them, after its checks; other methods that "
+        "only MXFusion or the package calls are reached through declared variables, models and runs. Each input "
+        "ends as",
         "",
-        "- *right*: a result was held against SciPy and NumPy in float64, and is right up to what rounding the "
-        "arguments does to the right value, times 200;",
-        "- *accepted*: the calls returned, without NaN or infinity from finite arguments of which float32 holds the "
-        "squares; there is no oracle, or rounding alone decides;",
+        "- *right*: a result was compared with SciPy and NumPy in float64, and its error is at most 200 times the "
+        "change of the right value when the arguments are rounded;",
+        "- *accepted*: the calls returned, without NaN or infinity from finite arguments whose squares float32 can "
+        "hold; there is no oracle, or the result depends on rounding only;",
         "- *refused*: an error of the package names the argument or the variable;",
-        "- or a failure: *bare* (an error from inside), *unnamed* (one of ours that names nothing), *silent* (NaN), "
-        f"*wrong*, *hang* (over {PATIENCE} s) or *crash*.",
+        "- or a failure: *bare* (an error from inside), *unnamed* (an error of ours that names nothing), *silent* "
+        f"(NaN), *wrong*, *hang* (over {PATIENCE} s) or *crash*.",
         "",
         *table(["module", "inputs", *kinds], [*rows, ["all", len(results), *(total[kind] for kind in kinds)]]),
-        "What was raised:",
+        "Errors that were raised:",
         "",
         *table(["error", "times"], raised.most_common()),
         f"{sum(compared.values())} results were compared with an oracle:",
@@ -70,16 +71,17 @@ def report(results, seed, seconds, damage):
         "",
         "## Damaged files",
         "",
-        "Each byte of a saved inference is inverted, one at a time; and in 600 copies a random part of one of its JSON "
-        "texts is replaced or left out. Each copy is *loaded right* (the learned parameters are those that were "
-        "saved), or it is *refused* by our error, which names the file, and the inference keeps the parameters it had.",
+        "Each byte of a saved inference is inverted, one at a time; and in 600 copies a random part of one of its "
+        "JSON texts is replaced or left out. Each copy is either *loaded right* (the parameters are those that "
+        "were saved), or *refused* by an error of ours that names the file, and the inference keeps its "
+        "parameters.",
         "",
         *table(["", "copies", "loaded right", "refused", "failures"], damage),
     ]
 
 
 def main():
-    """Run it; the exit status says whether all went well."""
+    """Run the fuzz; the exit status says whether there were failures."""
     parser = argparse.ArgumentParser(prog="benchmarks.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)

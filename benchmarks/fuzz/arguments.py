@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes sense for each parameter of the public names, by its name, and which parameters go together."""
+"""Sensible arguments for the parameters of the public names, by the name of the parameter."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ STRUCTURES = {
 
 
 def structure(case):
-    """A structure over the vectors of the case."""
+    """A structure for the vectors of the case."""
     kind = case.pick(list(STRUCTURES))
     return getattr(structures, kind)(*map(case.nd, STRUCTURES[kind](case)))
 

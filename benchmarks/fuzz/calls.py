@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-One input of the fuzz: a public name is called with arguments of all kinds, then methods of what came out.
+One input of the fuzz: a public name is called with arguments of all kinds, then methods of the result.
 
-The public names are found in the package: whatever its modules list in ``__all__``, or define without an underscore,
-and of each class the constructor, the methods and the properties that this package writes. Seams that only the host
-calls, with arguments it has prepared, are reached through declared variables, models and runs.
+The public names are found in the package: everything that its modules list in ``__all__``, or define without an
+underscore, and the constructor, methods and properties of each class that this package defines. Methods that only
+MXFusion calls, with arguments it has prepared, are reached through declared variables, models and runs.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ class Call(NamedTuple):
 
 
 def public_names(room):
-    """Dict from the public names of a module to what they are."""
+    """Dict from the public names of a module to their values."""
     module = importlib.import_module("mxfusion_mvn" + (f".{room}" if room else ""))
     own = (name for name, item in vars(module).items() if getattr(item, "__module__", None) == module.__name__)
     listed = getattr(module, "__all__", None) or [name for name in own if not name.startswith("_")]
@@ -73,7 +73,7 @@ def public_names(room):
 
 
 def _is_base(item):
-    """What nobody constructs: abstract classes, errors and warnings."""
+    """Whether nobody constructs a class: abstract classes, errors and warnings."""
     return isinstance(item, type) and (inspect.isabstract(item) or issubclass(item, BaseException))
 
 
@@ -96,10 +96,10 @@ def attempt(seed, number):
     """
     One input.
 
-    :param seed: of the whole fuzz.
-    :param number: which input.
-    :returns: dict with the room, the outcome, the calls in words and, where something is wrong, what; and the names of
-        the calls whose results were held against an oracle.
+    :param seed: the seed of the whole fuzz.
+    :param number: the number of the input.
+    :returns: dict with the room, the outcome, the calls as text and, for a failure, its detail; and the names of the
+        calls whose results were compared with an oracle.
     """
     rng = np.random.default_rng([seed, number])
     mx.random.seed(int(rng.integers(2**31)))
@@ -158,7 +158,7 @@ def _following(case, result):
 
 
 def _evaluation(case, variable):
-    """What the host asks of a declared variable: its density, draws or value, for arrays with a sample axis."""
+    """The calls of MXFusion for a declared variable: its density, draws or value, for arrays with a sample axis."""
     factor = variable.factor
     if not isinstance(factor, (Distribution, SampledFunction)):
         return None
@@ -226,7 +226,7 @@ def _parameters(function):
 
 
 def _judged(chain, compared):
-    """What is wrong with the last result, (outcome, detail); None where all is well."""
+    """The fault of the last result, (outcome, detail), or None."""
     call = chain[-1]
     problem, has_oracle = compare(call, chain[:-1])
     if has_oracle:
@@ -284,7 +284,7 @@ def _names_something(message, chain):
 
 
 def _clean_up(case):
-    """Put back what an input may have left in the process."""
+    """Undo the changes that an input may have made to the process."""
     supports._REGISTERED.clear()
     mx.npx.reset_np()
     with contextlib.suppress(Exception):

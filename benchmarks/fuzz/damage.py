@@ -19,8 +19,8 @@ def outcomes(name, damage):
     """
     A row of the record: how many damaged copies of a file were loaded right, refused, or neither.
 
-    :param name: of the damage.
-    :param damage: function of the name of a file that yields once for each damage that it has done to it.
+    :param name: the name of the damage.
+    :param damage: function of the name of a file; a generator that damages the file before each yield.
     """
     count = {"loaded": 0, "refused": 0, "wrong": 0}
     inference = inference_of(mean=1.0)
@@ -42,7 +42,7 @@ def outcomes(name, damage):
 
 
 def invert_bytes(file):
-    """Each byte in turn."""
+    """Invert each byte in turn."""
     with open(file, "rb") as stream:
         content = stream.read()
     for i, byte in enumerate(content):
@@ -52,7 +52,7 @@ def invert_bytes(file):
 
 
 def change_texts(file, times=600):
-    """A random part of a random JSON text."""
+    """Change a random part of a random JSON text."""
     rng, entries = np.random.default_rng(0), entries_of(file)
     texts = sorted(name for name in entries if name.endswith(".json"))
     for _ in range(times):

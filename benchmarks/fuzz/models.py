@@ -67,7 +67,7 @@ def latents(case):
 
 
 def data(case):
-    """Keywords with the data of a run: mostly what fits, now and then something else."""
+    """Keywords with the data of a run, which mostly fit."""
     rows = case.rng.normal(size=(case.pick([2, 5]), DIM))
     value = case.pick([lambda: case.nd(rows), lambda: rows, lambda: rows.astype("float32")])()
     chance = case.rng.random()
@@ -97,7 +97,7 @@ def loop(case):
 
 
 def inference(case, kind=None, initialized=False):
-    """An inference, most often one that has been run, and unless it must not be one without parameters."""
+    """An inference, mostly one that has been run; one without parameters only if that is allowed."""
     built = ours.GradBasedInference(algorithm(case, kind), grad_loop=ours.BatchLoop(), dtype=case.dtype)
     built.rows = case.rng.normal(size=(4, DIM)).astype(case.dtype)  # for the oracle
     chance = case.rng.random()

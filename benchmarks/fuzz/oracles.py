@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Right values for what the fuzz calls, by SciPy and NumPy in float64 from the arguments alone.
+Right values for the calls of the fuzz, by SciPy and NumPy in float64, from the arguments alone.
 
-An oracle is a function of arrays. How far rounding the arguments moves its value says what error is allowed: the
-arguments are moved at random by one unit of rounding a few times, and the result may be off by a multiple of the
-largest difference. Where that is a tenth of the value, or SciPy refuses, there is nothing to compare with.
+An oracle is a function of arrays. The allowed error follows from the rounding of the arguments: these are moved at
+random by one unit of rounding a few times, and the result may be off by a multiple of the largest difference. If that
+is a tenth of the value, or SciPy refuses the arguments, nothing is compared.
 """
 
 from mxfusion_mvn import Gaussian, bijections, structures
@@ -31,7 +31,7 @@ NOTHING = (KeyError, ValueError, IndexError, TypeError, AttributeError, StopIter
 
 def compare(call, before):
     """
-    Hold the result of a call against its oracle.
+    Compare the result of a call with its oracle.
 
     :param call: :class:`~benchmarks.fuzz.calls.Call`.
     :param before: list of the calls that led to it.
@@ -86,7 +86,7 @@ def _array(value, dtype=None):
 
 
 def _batched(function, *arrays):
-    """A function of single events for arrays with leading axes, each of which comes with the axes of its event."""
+    """A function of single events, for arrays with leading axes; each array comes with the axes of its event."""
     leading = np.broadcast_shapes(*(array.shape[: array.ndim - axes] for array, axes in arrays))
     full = [np.broadcast_to(array, leading + array.shape[array.ndim - axes :]) for array, axes in arrays]
     values = [np.asarray(function(*(array[index] for array in full))) for index in np.ndindex(*leading)]
@@ -98,7 +98,7 @@ def _diagonal(variances, dim=1):
 
 
 def dense(given, dim=1):
-    """Mean (B..., D) and covariance (B..., D, D) of what a Gaussian, a structure or a distribution was made of."""
+    """Mean (B..., D) and covariance (B..., D, D) by the arguments of a Gaussian, a structure or a distribution."""
     if "factor" in given:
         covariance = given["factor"] @ np.swapaxes(given["factor"], -1, -2) + _diagonal(
             given["diagonal"], given["factor"].shape[-2]
@@ -118,7 +118,7 @@ def dense(given, dim=1):
 
 
 def _made_of(item, before):
-    """The arrays that a Gaussian or a structure was made of; of a result of a method its mean and covariance."""
+    """The arguments of a Gaussian or a structure; for the result of a method its mean and covariance."""
     made = next((each for each in before if each.result is item and each.receiver is None), None)
     if isinstance(getattr(item, "structure", item), (structures.Singular, structures.Shared, structures.Kronecker)):
         raise ValueError("compared elsewhere")
@@ -172,7 +172,7 @@ STRUCTURE = {
 
 
 def _seen(name, result):
-    """What of a result is compared."""
+    """The part of a result that is compared."""
     if name.endswith(".root"):
         return [result.asnumpy() @ np.swapaxes(result.asnumpy(), -1, -2)]
     if name.endswith(".whiten"):
@@ -287,7 +287,7 @@ def _partly_observed(call, before):
 
 
 def _map(call, before):
-    """There; the end of the way back; or the Jacobian of the first raw vector, by differences."""
+    """The forward map, the end of the way back, or the Jacobian of the first raw vector by differences."""
     kind, own = call.receiver, call.name.split(".")[-1]
     case = bijection_cases.CASES[type(kind).__name__]
     if isinstance(kind, bijections.Interval):
@@ -339,7 +339,7 @@ def _of_inputs(function):
 
 
 def _laplace(call, before):
-    """Of means with a standard normal prior and standard normal rows, where the approximation is exact."""
+    """The evidence for means with a standard normal prior and standard normal rows, for which it is exact."""
     inference = call.arguments["map_inference"]
     if inference.inference_algorithm.model.kind != "means":
         raise ValueError("another model")

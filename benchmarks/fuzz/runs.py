@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The inputs of a fuzz in a process of its own, which is ended and begun anew where one hangs or crashes it."""
+"""The inputs of a fuzz in a process of its own, which is restarted if an input hangs or crashes it."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ PATIENCE = 120
 
 
 def work(connection, seed, start, stop):
-    """Make inputs from start to stop - 1 in a process of its own, and send what came of each."""
+    """Make the inputs from start to stop - 1 in a process of its own, and send the outcome of each."""
     os.chdir(tempfile.mkdtemp(prefix="fuzz"))  # for whatever writes a file by its name alone
     warnings.simplefilter("ignore")
     for number in range(start, stop):
@@ -21,7 +21,7 @@ def work(connection, seed, start, stop):
 
 
 def outcomes(seed, number, inputs):
-    """Of each input from a number on in turn, also of those that never return or end the process."""
+    """The outcomes of the inputs in turn, also of those that hang or crash the process."""
     context = multiprocessing.get_context("spawn")
     process, lost = None, {"room": "?", "calls": "", "detail": "", "compared": []}
     while number < inputs:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the fuzz passes as arguments: what makes sense, the same spoilt, or anything; and arguments in words."""
+"""The arguments of the fuzz: sensible ones, the same spoilt, or anything; and texts for arguments."""
 
 import mxnet as mx
 import numpy as np
@@ -8,7 +8,7 @@ from mxfusion import Model, Variable
 
 class Case:
     """
-    The sizes and the dtype that the arguments of one input share, without which few would get past the first check.
+    The sizes and the dtype that the arguments of one input share; without it few would pass the first check.
 
     :param rng: NumPy generator; it makes all choices of the input.
     """
@@ -41,7 +41,7 @@ class Case:
         return self.scale * self.rng.normal(size=(*self.leading_axes(), *event))
 
     def positive(self, *event):
-        """Positive numbers, with leading axes."""
+        """Positive entries, with leading axes."""
         return self.scale * self.rng.uniform(0.3, 3.0, size=(*self.leading_axes(), *event))
 
     def covariance(self):
@@ -68,14 +68,14 @@ class Case:
         return mx.nd.array(value, dtype=self.dtype)
 
     def held(self, value):
-        """An array as an NDArray, or now and then as what is converted to one."""
+        """An array as an NDArray, or sometimes as a type that is converted to one."""
         kinds = [lambda: value.astype(self.dtype), lambda: value, lambda: value.tolist()]
         return self.nd(value) if self.is_chance(0.8) else self.pick(kinds)()
 
 
 def spoil(case, value):
     """
-    An argument that made sense, changed in one way.
+    A sensible argument, changed in one way.
 
     :param case: :class:`Case`.
     :param value: NDArray, NumPy array or list of numbers.
@@ -188,7 +188,7 @@ def numbers_in(value, depth=0):
 
 
 def in_words(value):
-    """An argument in a few words."""
+    """A short text for an argument."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         entries = numbers_in(value)[0].ravel().tolist() if numbers_in(value) else []
         return f"{type(value).__name__} {value.shape} {entries if len(entries) < 5 else np.dtype(value.dtype)}"
