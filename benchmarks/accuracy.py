@@ -27,19 +27,19 @@ PAGE = HERE.parent / "docs" / "accuracy.md"
 INTRODUCTION = """\
 # How accurate the log pdf is
 
-`make accuracy` writes this page; no number on it is typed. It took mxfusion-mvn {version} on MXNet {mxnet}, and
+`make accuracy` writes this page; no number on it is typed by hand. It took mxfusion-mvn {version} on MXNet {mxnet}, and
 {versions}.
 
 Each row is {replicates} random problems: a covariance with a random orthogonal basis and eigenvalues in geometric
 progression around 1, of the given condition number (for a precision, the precision has such eigenvalues; for a factor,
-the covariance that it stands for), a random mean, and a value that is either drawn *from the law* or *generic*, the
+the covariance that it stands for), a random mean, and a value that is drawn *from the distribution* or is *generic*, the
 mean plus independent standard normals. All are rounded to the dtype **first**; the reference is the log pdf of the
-rounded numbers, by mpmath with 50 digits. So what is shown is the error of the computation alone. The numbers are the
+rounded numbers, by mpmath with 50 digits. So the tables show the error of the computation alone: the
 median and, in brackets, the largest relative error. `refused` means that the library raises an error for most of the
 problems of the row; where it refuses fewer, the largest error says so.
 
-The last column compares medians. *Below* and *above* say where ours stands against the best of the others. *Level* is
-a difference that means nothing: our median is at most one unit in the last place of a result ({eps32:.1e} in float32,
+The last column compares medians. *Below* and *above* compare our error with the best of the others. *Level* means that
+the difference is not significant: our median is at most one unit in the last place of a result ({eps32:.1e} in float32,
 {eps64:.1e} in float64), where the roundings of a sum of D terms decide, or equal to the best.
 """
 
@@ -54,10 +54,9 @@ EXPLANATION = """\
   *SciPy (Cholesky)* is what it offers beyond that: the user factors the matrix in float64 and passes
   `Covariance.from_cholesky`. The two columns are the same for a precision and for a factor.
 
-A factorisation in float32 and one in float64 are not the same thing, and in the float32 rows the comparison is between
-them: what is in float64 inside is exact to the last digit of float32 there, and what is in float32 loses the logarithm
-of the condition number in digits. That is a choice of the library, paid for in time, and not skill in the use of
-float32.
+In the float32 rows libraries that factor in float64 are compared with libraries that factor in float32. The former are
+exact to the last digit of float32; the latter lose as many digits as the condition number has. This is a choice of the
+library, which costs time, not a better use of float32.
 """
 
 # Why a median can be above the best one; used only where one is.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast inference is beside the host, Pyro and NumPyro. Writes docs/speed.md.
+"""How fast inference is beside MXFusion, Pyro and NumPyro. Writes docs/speed.md.
 
 Run by `make bench`. Every library runs in a process of its own, the peers by the Python named on the command line.
 ``--quick`` measures less, and writes nothing.
@@ -31,9 +31,9 @@ SECTIONS = {
 INTRODUCTION = """\
 # How fast it is
 
-`make bench` writes this page; no number on it is typed. It took {versions}, on {machine}, on {date}.
+`make bench` writes this page; no number on it is typed by hand. It took {versions}, on {machine}, on {date}.
 
-Every library runs in a process of its own. All are timed in turn, round by round, and the numbers are medians over
+Every library runs in a process of its own. All are timed in turn, round by round, and the results are medians over
 {rounds} rounds: our time in microseconds, and how many times as long the others take in the same round. Above 1 we are
 ahead, below 1 behind. Compilation is left out, except in the time to an accuracy. The models, data, priors, guides,
 numbers of draws and the optimizer (Adam) are the same everywhere: `benchmarks/problems.py` lists them. All is in
@@ -42,8 +42,8 @@ float32 unless said. One thread means that the library's own pool has one; it ma
 
 KERNELS = """\
 
-The OpenBLAS inside MXNet is of 2020 and takes newer processors for very old ones. Here, and for the host, it runs with
-`OPENBLAS_CORETYPE=Haswell`; do the same where the processor is newer than that and has AVX2."""
+The OpenBLAS inside MXNet is from 2020 and treats newer processors as very old ones. Here, also for MXFusion, it runs
+with `OPENBLAS_CORETYPE=Haswell`; do the same if the processor is newer and has AVX2."""
 
 
 def page(bench, sections):

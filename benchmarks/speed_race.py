@@ -15,7 +15,7 @@ STEPS, EVERY = 20_000, 50
 LEARNING_RATE = 0.005
 MEGABYTE = 1e6
 
-HOSTS_CLASS = "host's class and loop"
+HOSTS_CLASS = "MXFusion's class and loop"
 
 
 def time_to_accuracy(bench):

@@ -10,7 +10,7 @@ from contest import Contender, Team, ratio
 OURS = "ours"
 TRAINING = (
     Contender(OURS, "ours.py", "compiled"),
-    Contender("host's loop", "ours.py", "host"),
+    Contender("MXFusion's loop", "ours.py", "host"),
     Contender("Pyro", "models_pyro.py", "step"),
     Contender("Pyro, JIT", "models_pyro.py", "jit"),
     Contender("NumPyro, update", "models_numpyro.py", "update", process="NumPyro"),

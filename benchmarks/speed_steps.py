@@ -136,13 +136,13 @@ def _of_the_host(bench):
         for model, data, guide, samples in OF_THE_HOST:
             times = bench.race_all(team, case(model, bench.problem(data), guide, samples))
             rows.append([f"{model}, {'MAP' if guide == 'delta' else 'SVI'}", *columns(times)])
-            bench.claim(f"{rows[-1][0]}: host's loop / ours", ratio(times, "host's loop", OURS), 10.0)
+            bench.claim(f"{rows[-1][0]}: MXFusion's loop / ours", ratio(times, "MXFusion's loop", OURS), 10.0)
         mean = _training_case(bench, "mean", "SVI")
-        cases = {OURS: mean, "host's loop": {**mean, "model": "mean, host's class", "guide": "host's fullrank"}}
+        cases = {OURS: mean, "MXFusion's loop": {**mean, "model": "mean, host's class", "guide": "host's fullrank"}}
         times = bench.race(team, cases)
-    rows.append(["mean, SVI; for the host with its own class", *columns(times)])
-    bench.claim("Mean, SVI: host's class and loop / ours", ratio(times, "host's loop", OURS), 20.0)
-    return "Beside the host alone, one thread", ["model", *headings(times)], rows
+    rows.append(["mean, SVI; for MXFusion with its own class", *columns(times)])
+    bench.claim("Mean, SVI: MXFusion's class and loop / ours", ratio(times, "MXFusion's loop", OURS), 20.0)
+    return "Beside MXFusion alone, one thread", ["model", *headings(times)], rows
 
 
 def operators(bench):

@@ -38,6 +38,6 @@ def test_error_is_what_the_condition_number_allows(form, draw, dtype, condition,
 
 @pytest.mark.parametrize("form", FORMS)
 def test_fifty_digits_begin_like_scipy(form, rng):
-    for mean, matrix, value in zip(*inputs(rng, form, "from the law", "float64", 4, 10.0, replicates=3)):
+    for mean, matrix, value in zip(*inputs(rng, form, "from the distribution", "float64", 4, 10.0, replicates=3)):
         expected = oracles.log_pdf(value, mean, oracles.TO_COVARIANCE[form](matrix))
         assert relative_error(expected, log_pdf(value, mean, matrix, form)) < 1e-13

@@ -9,7 +9,7 @@ from helpers.oracles import random_spd, symmetric
 FORMS = ("covariance", "precision", "scale_tril")
 # From the law: x = mean + L noise, whose terms in the exponent are all of size 1. Generic: x = mean + noise, which the
 # narrowest direction of the Gaussian dominates.
-DRAWS = ("from the law", "generic")
+DRAWS = ("from the distribution", "generic")
 
 
 def inputs(rng, form, draw, dtype, dim, condition, replicates):
@@ -36,7 +36,7 @@ def inputs(rng, form, draw, dtype, dim, condition, replicates):
         color = np.swapaxes(np.linalg.inv(root), -1, -2)
     else:
         color = root
-    residual = np.einsum("rij,rj->ri", color, noise) if draw == "from the law" else noise
+    residual = np.einsum("rij,rj->ri", color, noise) if draw == "from the distribution" else noise
     matrix = root if form == "scale_tril" else symmetric(matrix)
     return tuple(array.astype(dtype) for array in (mean, matrix, mean + residual))
 
