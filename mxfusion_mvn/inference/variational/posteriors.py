@@ -74,11 +74,7 @@ def create_Gaussian_meanfield(
         initial values that do not fit.
     """
     latent = latent_variables(model, observed, supports, excluded)
-    starts = starts_of(model, observed, latent, initial_values)
-    posterior = Posterior(model)
-    for variable, bijection in latent.items():
-        _set_own(posterior, variable, bijection, starts[variable], entropy, initial_scale, dtype)
-    return posterior
+    return _with_blocks(model, observed, [], latent, initial_values, initial_scale, entropy=entropy, dtype=dtype)
 
 
 def create_Gaussian_fullrank(
@@ -115,7 +111,8 @@ def create_Gaussian_fullrank(
         return {"below": triangle(size)}
 
     latent = latent_variables(model, observed, supports, excluded)
-    return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
+    options = {"entropy": entropy, "dtype": dtype}
+    return _with_blocks(model, observed, blocks, latent, initial_values, initial_scale, root, **options)
 
 
 def create_Gaussian_lowrank(
@@ -160,7 +157,8 @@ def create_Gaussian_lowrank(
         return {"factor": Variable(shape=(size, columns), initial_value=loadings)}
 
     latent = latent_variables(model, observed, supports, excluded)
-    return _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root)
+    options = {"entropy": entropy, "dtype": dtype}
+    return _with_blocks(model, observed, blocks, latent, initial_values, initial_scale, root, **options)
 
 
 def unconstrained_gaussian(inference: Inference, block: int | Variable = 0) -> Gaussian:
@@ -185,7 +183,8 @@ def unconstrained_gaussian(inference: Inference, block: int | Variable = 0) -> G
     return gaussian(**{name: inference.params[parameter] for name, parameter in factor.inputs})
 
 
-def _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale, initial_values, root):
+def _with_blocks(model, observed, blocks, latent, initial_values, initial_scale, root=None, **options):
+    """A posterior with a Gaussian for each block, and independent entries for all other latent variables."""
     starts = starts_of(model, observed, latent, initial_values)
     if blocks is None:
         blocks = [list(latent)] if latent else []
@@ -199,27 +198,25 @@ def _with_blocks(model, observed, dtype, blocks, latent, entropy, initial_scale,
         approximation = TransformedGaussian(
             mean=Variable(shape=(size,), initial_value=initial_value(start)),
             scale=_scale((size,), initial_scale),
-            entropy=entropy,
-            dtype=dtype,
             **(root(size) if size > 1 else {}),
+            **options,
         )
         set_block(posterior, number, block, latent, sizes, approximation)
     in_blocks = {variable.uuid for block in blocks for variable in block}
     for variable, bijection in latent.items():
         if variable.uuid not in in_blocks:
-            _set_own(posterior, variable, bijection, starts[variable], entropy, initial_scale, dtype)
+            _set_own(posterior, variable, bijection, starts[variable], initial_scale, **options)
     return posterior
 
 
-def _set_own(posterior, variable, bijection, start, entropy, initial_scale, dtype):
+def _set_own(posterior, variable, bijection, start, initial_scale, **options):
     shape = bijection.raw_shape(variable.shape)
     posterior[variable].set_prior(
         TransformedGaussian(
             mean=Variable(shape=shape, initial_value=initial_value(start)),
             scale=_scale(shape, initial_scale),
             bijection=bijection,
-            entropy=entropy,
-            dtype=dtype,
+            **options,
         )
     )
 
