@@ -325,6 +325,17 @@ def test_vectors_that_do_not_fit(name, method, argument, bad, rng):
         refuses(lambda held=held: getattr(held, method)(make(size)), f"`{argument}`: {message}")
 
 
+@pytest.mark.parametrize("position", [4, -1])
+@pytest.mark.parametrize("name", CASES)
+def test_positions_that_are_not_there(name, position, rng):
+    structure = structure_of(name, rng)
+    message = f"`index`: got {position}; expected positions from 0 to 3"
+    for held in (structure, Shared(structure)):
+        refuses(lambda held=held: held.marginal([0, position]), message)
+        refuses(lambda held=held: held.condition([0, position], [1, 2]), message)
+        refuses(lambda held=held: held.condition([0, 1], [2, position]), message)
+
+
 @pytest.mark.parametrize(("method", "argument"), METHODS_OF_VECTORS.items())
 def test_shared_structures_take_rows(method, argument, dtype):
     shared = Shared(Dense(nd(EYE, dtype)))

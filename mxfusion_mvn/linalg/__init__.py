@@ -5,6 +5,7 @@ from mxfusion_mvn.linalg.kronecker_products import flatten, kronecker, on_last_a
 from mxfusion_mvn.linalg.matrices import (
     as_row,
     blocks,
+    check_positions,
     cholesky,
     diagonal,
     divide_entries,
@@ -38,6 +39,7 @@ from mxfusion_mvn.linalg.tape import constant, is_differentiated
 __all__ = [
     "as_row",
     "blocks",
+    "check_positions",
     "cholesky",
     "constant",
     "diagonal",

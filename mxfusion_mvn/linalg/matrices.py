@@ -298,11 +298,28 @@ def take(array, index, axis):
     :param index: list of non-negative integers.
     :param axis: -1 or -2.
     :returns: the array with len(index) positions there.
+    :raises ValueError: for a position that an NDArray has not.
     """
     if namespace(array) is mx.nd:
+        check_positions(index, array.shape[axis])
         return mx.nd.take(array, mx.nd.array(index, ctx=array.context, dtype="int32"), axis=array.ndim + axis)
     slices = [mx.sym.slice_axis(array, axis=axis, begin=i, end=i + 1) for i in index]
     return mx.sym.concat(*slices, dim=axis) if len(slices) > 1 else slices[0]
+
+
+def check_positions(index, size):
+    """
+    Refuse positions that are not there: MXNet would take the nearest ones.
+
+    :param index: list of integers.
+    :param size: how many positions there are.
+    :raises ValueError: unless all are from 0 to size - 1.
+    """
+    for position in index:
+        if not 0 <= position < size:
+            raise ValueError(
+                f"`index`: got {position}; expected positions from 0 to {size - 1}. Count from the first entry, 0."
+            )
 
 
 def submatrix(matrix, rows, columns):

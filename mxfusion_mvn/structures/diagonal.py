@@ -11,6 +11,8 @@ from mxfusion_mvn.structures.array_holder import computed_once
 from mxfusion_mvn.structures.row_map import RowMap
 from mxfusion_mvn.structures.structure import Structure
 
+import mxnet as mx
+
 
 class Diagonal(Structure):
     """
@@ -78,6 +80,8 @@ class Diagonal(Structure):
 
     def condition(self, given, rest):
         """The marginal of the rest; the regression is zero."""
+        if namespace(self.variances) is mx.nd:
+            linalg.check_positions(given, self.dim())
         variances = linalg.take(self.variances, rest, axis=-1)
         return RowMap(_zero, linalg.as_row(variances)), Diagonal(variances)
 
