@@ -56,8 +56,13 @@ $(VENV)/peers/installed: $(VENV)/made Makefile
 	$(@D)/bin/python -m pip install torch==2.13.0 pyro-ppl==1.9.2 numpyro==0.22.0 jax==0.10.2 scipy==1.17.1
 	@touch $@
 
+# Of these the native engine is built, which installing does.
+native := mxfusion_mvn/compiler/native
+engine := setup.py mxfusion_mvn/compiler/operators.py $(native)/digest.py \
+          $(filter-out %/formulas.h, $(wildcard $(native)/src/*))
+
 # Editable, so that what is tested is what is in this folder.
-$(VENV)/installed-%: pyproject.toml $(VENV)/made
+$(VENV)/installed-%: pyproject.toml $(engine) $(VENV)/made
 	$(python) -m pip install --editable '.[$*]'
 	@touch $@
 
@@ -71,4 +76,5 @@ $(VENV)/made:
 # Not $(VENV): a folder named on the command line is not ours to remove.
 clean:
 	rm -rf .venv .venv-3.* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f $(native)/_engine.*.so $(native)/src/formulas.h
 	find mxfusion_mvn tests examples -name __pycache__ -prune -exec rm -rf {} +

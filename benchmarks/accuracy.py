@@ -32,7 +32,7 @@ INTRODUCTION = """\
 
 Each row is {replicates} random problems: a covariance with a random orthogonal basis and eigenvalues in geometric
 progression around 1, of the given condition number (for a precision, the precision has such eigenvalues; for a factor,
-the covariance that it stands for), a random mean, and a value that is drawn *from the distribution* or is *generic*, the
+the covariance that it stands for), a random mean, and a value, *drawn from the distribution* or *generic*: the
 mean plus independent standard normals. All are rounded to the dtype **first**; the reference is the log pdf of the
 rounded numbers, by mpmath with 50 digits. So the tables show the error of the computation alone: the
 median and, in brackets, the largest relative error. `refused` means that the library raises an error for most of the

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn.compiler.native.engine import NativeProgram
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.inference import CompiledLoop, CompiledMinibatchLoop, create_Gaussian_fullrank
 from mxfusion_mvn.transformations import LowerCholesky, PositiveDefinite
@@ -30,14 +31,20 @@ LOOPS = {"all rows": lambda: CompiledLoop(), "minibatches": lambda: CompiledMini
 @pytest.fixture
 def largest(monkeypatch):
     """A list that gets the largest size of an array in each graph that is bound."""
-    found, bind = [], Program.__init__
+    found = []
+    for kind in (Program, NativeProgram):
+        monkeypatch.setattr(kind, "__init__", noting_the_largest(kind.__init__, found))
+    return found
 
-    def record(self, graph, *args, **kwargs):
+
+def noting_the_largest(bind, found):
+    """A function that binds a graph, and notes the largest size of an array in it."""
+
+    def noting(self, graph, *args, **kwargs):
         found.append(max(int(np.prod(shape)) for node in graph.nodes for shape in node.shapes))
         bind(self, graph, *args, **kwargs)
 
-    monkeypatch.setattr(Program, "__init__", record)
-    return found
+    return noting
 
 
 def fit(loop, rng, **matrix):

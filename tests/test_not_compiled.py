@@ -177,7 +177,7 @@ TREACHEROUS = {
     "coin of Python": ("Python or NumPy draws", overridden(lambda loss, variables: random.random() and loss)),
     "slope of its own": ("computes gradients of its own", overridden(own_slope)),
     "mirrored image": (
-        "draws random numbers together with something else",
+        "returns random numbers together with other results",
         overridden(
             lambda loss, variables: loss * mx.nd.image.random_flip_left_right(nd([[[1.0], [2.0]]], "float32"))[0, 0]
         ),
@@ -219,8 +219,8 @@ def test_an_objective_that_changes_later(last, monkeypatch):
     monkeypatch.setattr(verification, "_SHARE", math.inf)
     create = overridden(counting(lambda loss, n: loss * (1.0 if n <= last else 2.0)))
     with not_compiled("the objective is not the same computation each time"):
-        record = fitted(CompiledLoop(), create(), max_iter=130).record
-    assert (record.compiled, record.iterations, record.reason) == (False, 130, "max_iter")
+        record = fitted(CompiledLoop(), create(), max_iter=400).record
+    assert (record.compiled, record.iterations, record.reason) == (False, 400, "max_iter")
     assert "The run goes on from the parameters of iteration" in record.fallback_reason
 
 

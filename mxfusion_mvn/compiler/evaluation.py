@@ -19,8 +19,10 @@ from contextlib import contextmanager
 from typing import Any, Dict, List, NamedTuple
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, difference, digest, leaf
+from mxfusion_mvn.compiler.native.engine import NativeProgram, NotBuiltError, why_never
+from mxfusion_mvn.compiler.native.views import Unknown
 from mxfusion_mvn.compiler.operators import has_few_values
-from mxfusion_mvn.compiler.passes import simplify
+from mxfusion_mvn.compiler.passes import both_forms
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.tracing import tracing
 
@@ -36,6 +38,8 @@ _LOSS = {"float32": 1e-4, "float64": 1e-9}
 # Where parameters have arrived gradients are differences of larger terms: how often more than what rounding the
 # parameters does to an evaluation a program may be off.
 _ROUNDINGS = 50
+# The terms are as large as the gradient was before: how often more than its last digit a program may be off.
+_LAST_DIGITS = 8
 
 
 class _Evaluation(NamedTuple):
@@ -71,7 +75,8 @@ class Evaluations:
         context manager in which the objective is to be traced.
 
     ``reason`` says why no program can be used, None if one is or may be; ``folded`` counts, by operator, what is
-    evaluated once; ``traced`` and ``simplified`` are the graphs.
+    evaluated once; ``traced`` and ``simplified`` are the graphs. ``native`` is the graph for the native engine, None
+    where MXNet's operators run the program; ``why_not_native`` says why they do.
     """
 
     def __init__(self, executor, parameters, ctx, is_changing, while_tracing):
@@ -79,6 +84,8 @@ class Evaluations:
         self.folded = None
         self.traced = None
         self.simplified = None
+        self.native = None
+        self.why_not_native = None
         self.data = None
         self._executor = executor
         self._parameters = parameters
@@ -87,6 +94,7 @@ class Evaluations:
         self._while_tracing = while_tracing
         self._before = None
         self._compiled = None
+        self._largest: Dict[str, Any] = {}
 
     def evaluate(self, data):
         """
@@ -131,6 +139,7 @@ class Evaluations:
             objective.backward()
         reason = _change(self._compiled, known)
         wanted = self._result(loss)
+        self._note_sizes(wanted)
         if reason is not None or not (wanted.is_finite() or result.is_finite()):  # a failure is the driver's to report
             return reason
         if self._difference(wanted, result) is None:
@@ -149,8 +158,11 @@ class Evaluations:
         moved = self._result(loss)
         for array, before in zip(arrays, kept):
             before.copyto(array)
-        gradients = {uuid: np.abs(moved.gradients[uuid] - wanted.gradients[uuid]).max() for uuid in wanted.gradients}
-        return _ROUNDINGS * abs(moved.loss - wanted.loss), {uuid: _ROUNDINGS * g for uuid, g in gradients.items()}
+        gradients = {}
+        for uuid, gradient in wanted.gradients.items():
+            by_rounding = _ROUNDINGS * np.abs(moved.gradients[uuid] - gradient).max()
+            gradients[uuid] = by_rounding + _LAST_DIGITS * np.finfo(gradient.dtype).eps * self._largest.get(uuid, 0.0)
+        return _ROUNDINGS * abs(moved.loss - wanted.loss), gradients
 
     def program(self, learned):
         """
@@ -163,6 +175,8 @@ class Evaluations:
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
         gradients = {uuid: parameter.grad() for uuid, parameter in learned.items()}
         try:
+            if self.native is not None:
+                return NativeProgram(self.native, values, gradients, self._ctx)
             return Program(self.simplified, values, gradients, self._ctx)
         except mx.base.MXNetError as error:
             self.reason = f"MXNet cannot bind the graph: {_last_line(error)}"
@@ -190,11 +204,17 @@ class Evaluations:
             return
         self._before = None
         wanted = self._result(loss)
+        self._note_sizes(wanted)
         if wanted.is_finite():
             reason = _change(before, now) or _seeded(before, now) or _doubt(now)
             self.reason = reason or self._deviation(now.graph, wanted)
             self._compiled = now if self.reason is None else None
         # Else the run is about to end, or the next evaluations will show.
+
+    def _note_sizes(self, result):
+        """The largest entry of each gradient so far."""
+        for uuid, gradient in result.gradients.items():
+            self._largest[uuid] = np.fmax(self._largest.get(uuid, 0.0), np.abs(gradient).max())
 
     def _result(self, loss):
         gradients = {uuid: parameter.grad().asnumpy() for uuid, parameter in self._parameters.items()}
@@ -209,8 +229,9 @@ class Evaluations:
         self.traced = graph
         for is_derived in (True, False):
             try:
-                simplified = simplify(graph, is_derived)
-                reason = self._difference(wanted, self._result_of(simplified))
+                simplified, portable = both_forms(graph, is_derived)
+                self.native = self._checked_natively(portable, wanted)
+                reason = None if self.native else self._difference(wanted, self._result_of(Program, simplified))
             except Exception as error:  # whatever it is, the imperative evaluation does without
                 reason = f"MXNet cannot run the graph: {_last_line(error)}"
             if reason is None:
@@ -218,10 +239,24 @@ class Evaluations:
                 return None
         return reason
 
-    def _result_of(self, simplified):
+    def _checked_natively(self, graph, wanted):
+        """The graph, if the native engine does the same; else None, and ``why_not_native`` says why."""
+        self.why_not_native = why_never(self._ctx)
+        if self.why_not_native is None and graph is None:
+            self.why_not_native = "MXNet has to find the gradients"
+        if self.why_not_native is None:
+            try:
+                self.why_not_native = self._difference(wanted, self._result_of(NativeProgram, graph))
+            except Unknown as unknown:
+                self.why_not_native = f"it does not know {unknown}"
+            except NotBuiltError as error:
+                self.why_not_native = str(error)
+        return graph if self.why_not_native is None else None
+
+    def _result_of(self, kind, graph):
         got = {uuid: mx.nd.zeros_like(parameter.grad()) for uuid, parameter in self._parameters.items()}
         values = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
-        program = Program(simplified, values, got, self._ctx, fixed_noise=True, copy_states=True)
+        program = kind(graph, values, got, self._ctx, fixed_noise=True, copy_states=True)
         program.run()
         program.deliver()
         loss = program.loss.asnumpy().ravel()[0]

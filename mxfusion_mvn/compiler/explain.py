@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 
+from mxfusion_mvn.compiler.native.engine import NativeProgram
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.threads import one_blas_thread
 
@@ -27,13 +28,27 @@ def explain(evaluations, ctx, graph=False):
     """
     traced, simplified = evaluations.traced.operators(), evaluations.simplified.operators()
     lines = [
+        _about_engine(evaluations),
         _counted("Evaluated once, as it depends on neither parameters nor random numbers", evaluations.folded),
         _counted("In each step before simplification", Counter(traced)),
         _counted("In each step", Counter(simplified)),
         _about_gradients(evaluations.simplified),
-        *_times(_profile(evaluations, ctx)),
+        *_times(_seconds_of_native(evaluations, ctx) if evaluations.native else _profile(evaluations, ctx)),
     ]
     return "\n".join(lines + [str(evaluations.simplified)] if graph else lines)
+
+
+def _about_engine(evaluations):
+    if evaluations.native:
+        return "Run by: the native engine"
+    return f"Run by: MXNet's operators, because of the native engine: {evaluations.why_not_native}"
+
+
+def _seconds_of_native(evaluations, ctx):
+    """Dict from operation to calls and microseconds per step."""
+    values, gradients = _copies(evaluations.native)
+    found = NativeProgram(evaluations.native, values, gradients, ctx, fixed_noise=True).seconds()
+    return {name: (count, 1e6 * seconds) for name, (count, seconds) in found.items()}
 
 
 def _about_gradients(graph):
@@ -90,6 +105,11 @@ def _timed(evaluations, ctx):
 
 def _profiled_program(evaluations, ctx):
     """A program on copies of all arrays: running it changes nothing but the state of the random streams."""
-    leaves = {node.key: node.array.copy() for node in evaluations.simplified.nodes if node.operator == "parameter"}
-    gradients = {uuid: mx.nd.zeros_like(value) for uuid, value in leaves.items()}
-    return Program(evaluations.simplified, leaves, gradients, ctx, copy_states=True, bulk=False)
+    values, gradients = _copies(evaluations.simplified)
+    return Program(evaluations.simplified, values, gradients, ctx, copy_states=True, bulk=False)
+
+
+def _copies(graph):
+    """Copies of the parameters of a graph, and arrays for their gradients: dicts by name."""
+    values = {node.key: node.array.copy() for node in graph.nodes if node.operator == "parameter"}
+    return values, {name: mx.nd.zeros_like(value) for name, value in values.items()}

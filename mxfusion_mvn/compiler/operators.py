@@ -40,6 +40,7 @@ class Operator(NamedTuple):
     states: Tuple[int, ...] = ()  # in these positions: inputs that the operator updates in place
     training_only: bool = False  # it behaves differently in training, where an executor always is
     few_values: bool = False  # its draws have few values, so that two of them may be equal
+    formula: Optional[str] = None  # of an entry of the output, for the native engine
 
 
 class Binary(NamedTuple):
@@ -155,6 +156,96 @@ _rows("_contrib_SyncBatchNorm", states=(3, 4))
 _rows("RNN", layer=True, training_only=True)
 _rows("Dropout", training_only=True, few_values=True)
 
+# Formulas in C, of the entries `a`, `b` and `c` of the inputs and of the attribute `scalar`, `s`; those of clip are `s`
+# and `t`. `one`, `half` and `zero` have the type of the entries; pick(condition, yes, no) becomes a vector instruction.
+# A nan stays one, as in MXNet.
+_FORMULAS = """
+identity _copy: a
+elemwise_add broadcast_add _plus: a + b
+elemwise_sub broadcast_sub _minus: a - b
+elemwise_mul broadcast_mul _mul: a * b
+elemwise_div broadcast_div _div _backward_log: a / b
+_maximum broadcast_maximum: pick(a > b, a, pick(a == a, b, a))
+_minimum broadcast_minimum: pick(a < b, a, pick(a == a, b, a))
+_power broadcast_power: pow(a, b)
+_greater broadcast_greater: pick(a > b, one, zero)
+_lesser broadcast_lesser: pick(a < b, one, zero)
+_greater_equal broadcast_greater_equal: pick(a >= b, one, zero)
+_lesser_equal broadcast_lesser_equal: pick(a <= b, one, zero)
+_equal broadcast_equal: pick(a == b, one, zero)
+_not_equal broadcast_not_equal: pick(a != b, one, zero)
+_plus_scalar: a + s
+_minus_scalar: a - s
+_rminus_scalar: s - a
+_mul_scalar: a * s
+_div_scalar: a / s
+_rdiv_scalar: s / a
+_maximum_scalar: pick(a <= s, s, a)
+_minimum_scalar: pick(a >= s, s, a)
+_power_scalar: pow(a, s)
+_rpower_scalar: pow(s, a)
+_greater_scalar: pick(a > s, one, zero)
+_lesser_scalar: pick(a < s, one, zero)
+_greater_equal_scalar: pick(a >= s, one, zero)
+_lesser_equal_scalar: pick(a <= s, one, zero)
+_equal_scalar: pick(a == s, one, zero)
+_not_equal_scalar: pick(a != s, one, zero)
+clip: pick(a < s, s, pick(a > t, t, a))
+where: pick(a != zero, b, c)
+negative: -a
+abs: fabs(a)
+sign: pick(a > zero, one, pick(a < zero, -one, zero))
+floor: floor(a)
+ceil: ceil(a)
+square: a * a
+sqrt: sqrt(a)
+rsqrt: one / sqrt(a)
+reciprocal: one / a
+exp: exp(a)
+expm1: expm1(a)
+log: log(a)
+log1p: log1p(a)
+sin: sin(a)
+cos: cos(a)
+tanh: tanh(a)
+arctan: atan(a)
+sigmoid: one / (one + exp(-a))
+relu: pick(a <= zero, zero, a)
+softrelu: pick(a > zero, a + log1p(exp(-a)), log1p(exp(a)))
+softsign: a / (one + fabs(a))
+erf: erf(a)
+gamma: tgamma(a)
+gammaln: log_gamma(a)
+digamma: digamma(a)
+_backward_log1p: a / (one + b)
+_backward_expm1: a * exp(b)
+_backward_abs: a * pick(b > zero, one, pick(b < zero, -one, zero))
+_backward_square: (a + a) * b
+_backward_sqrt: a * (half / b)
+_backward_rsqrt: -half * a / (b * sqrt(b))
+_backward_reciprocal: -a / (b * b)
+_backward_sin: a * cos(b)
+_backward_cos: -a * sin(b)
+_backward_arctan: a / (one + b * b)
+_backward_softsign: a / ((one + fabs(b)) * (one + fabs(b)))
+_backward_erf: a * (T)1.1283791670955126 * exp(-b * b)
+_backward_gammaln: a * digamma(b)
+_backward_relu: pick(b > zero, a, zero)
+_backward_tanh: a * ((one - b) * (one + b))
+_backward_sigmoid: a * (b * (one - b))
+_backward_maximum_scalar: pick(b >= s, a, zero)
+_backward_minimum_scalar: pick(b <= s, a, zero)
+_backward_rdiv_scalar: -a * s / (b * b)
+_backward_rpower_scalar: a * (b * log(s))
+_backward_power_scalar: a * s * pow(b, s - one)
+"""
+for _line in _FORMULAS.strip().splitlines():
+    _names, _formula = _line.split(": ")
+    for _name in _names.split():
+        OPERATORS[_name] = OPERATORS.get(_name, Operator())._replace(formula=_formula)
+# Each formula has a number, its position here; the native engine is built from this list.
+FORMULAS = list(dict.fromkeys(row.formula for row in OPERATORS.values() if row.formula))
+
 # Operators that MXFusion wrote in Python, and those of MXNet that compute the same.
 NATIVE = {"make_diagonal": "_linalg_makediag"}
 COMMUTATIVE = ("elemwise_add", "elemwise_mul", "broadcast_add", "broadcast_mul")
@@ -232,5 +323,7 @@ def reduced_axes(node):
     """
     ndim = len(node.inputs[0].shape)
     axes = (node["axis"],) if isinstance(node["axis"], int) else node["axis"] or ()
-    axes = {axis % ndim for axis in axes} or set(range(ndim))
+    if not axes:
+        return set(range(ndim))  # with `exclude`, too
+    axes = {axis % ndim for axis in axes}
     return set(range(ndim)) - axes if node["exclude"] else axes

@@ -45,9 +45,19 @@ def simplify(graph, is_derived=True):
     :param is_derived: whether gradients are to be part of it, if all of its operators have a known adjoint.
     :returns: a graph of the same loss and objective.
     """
-    for _, passed in passes(graph, is_derived):
-        graph = passed
-    return graph
+    return both_forms(graph, is_derived)[0]
+
+
+def both_forms(graph, is_derived=True):
+    """
+    The simplified graph for MXNet's operators, and for the native engine.
+
+    :param graph: as in :func:`simplify`.
+    :param is_derived: as in :func:`simplify`.
+    :returns: two graphs, the second before the pass ``lowered``; it is None if MXNet finds the gradients.
+    """
+    found = dict(passes(graph, is_derived))
+    return list(found.values())[-1], found.get("absorbed")
 
 
 def passes(graph, is_derived=True):

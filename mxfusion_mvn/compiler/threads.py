@@ -29,7 +29,7 @@ def one_blas_thread(graphs, ctx):
     :param graphs: list of :class:`~mxfusion_mvn.compiler.graph.Graph`: those of the programs.
     :param ctx: the MXNet context they run on.
     """
-    if not _can_be_set(ctx) or any(_has_large_matrix(graph) for graph in graphs):
+    if not _can_be_set(ctx) or any(has_large_matrix(graph) for graph in graphs):
         yield
         return
     _single.enter(ctx.device_id)
@@ -45,7 +45,13 @@ def _can_be_set(ctx):
     return ctx.device_type == "cpu" and workers == "1" and hasattr(_LIB, "omp_set_num_threads")
 
 
-def _has_large_matrix(graph):
+def has_large_matrix(graph):
+    """
+    Whether several threads are faster for one of the matrices of a graph.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph`.
+    :returns: a bool.
+    """
     return any(_is_large(node) for node in graph.nodes)
 
 

@@ -5,6 +5,7 @@ import math
 
 from mxfusion_mvn.compiler.library import OperatorCall
 
+import numpy as np
 from mxnet import optimizer
 
 # What MXNet's operator assumes: each option that is left out need not be read in each step.
@@ -54,6 +55,20 @@ class Adam:
         rule.lr = learning_rate
         count = rule._index_update_count[0]
         return self._scale * learning_rate * math.sqrt(1.0 - rule.beta2**count) / (1.0 - rule.beta1**count)
+
+    def all_corrected(self, learning_rates):
+        """
+        Count several steps.
+
+        :param learning_rates: list of K numbers.
+        :returns: float64 array (K,): the same for each.
+        """
+        rule, steps = self._rule, len(learning_rates)
+        counts = rule._index_update_count[0] + 1 + np.arange(steps)
+        rule._index_update_count[0] += steps
+        rule.num_update = max(rule._index_update_count[0], rule.num_update)
+        rule.lr = learning_rates[-1]
+        return self._scale * np.array(learning_rates) * np.sqrt(1.0 - rule.beta2**counts) / (1.0 - rule.beta1**counts)
 
     def update(self, learning_rate, gradient):
         """

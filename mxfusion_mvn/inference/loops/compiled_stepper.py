@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 from mxfusion_mvn.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.compiler.explain import explain
 from mxfusion_mvn.compiler.graph import digest
+from mxfusion_mvn.compiler.native.engine import NativeProgram
 from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference.loops.batches import Feed
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
+from mxfusion_mvn.inference.loops.native_steps import NativeSteps
 from mxfusion_mvn.inference.loops.several_steps import program_of_several_steps
 from mxfusion_mvn.inference.loops.step_program import StepProgram
 from mxfusion_mvn.inference.loops.steppers import DeviationError, ImperativeStepper
@@ -59,7 +61,7 @@ class _Compiled(NamedTuple):
     """The state of batches of one size of which there is a program."""
 
     evaluations: Evaluations
-    program: Program
+    program: Program | NativeProgram
     runs: Runs
 
 
@@ -120,17 +122,17 @@ class CompiledStepper(ImperativeStepper):
         if remaining >= self._remaining:  # after a look at the losses: reading parameters waits for nothing
             self._verify_if_moved()
         # After a look at the losses, when it is known how many steps lie between two.
-        if remaining > self._remaining and not self._has_tried_several:
-            self._prepare_several(remaining)
+        if not self._has_tried_several:
+            self._prepare_several(remaining, has_looked=remaining > self._remaining)
         self._remaining = remaining
-        return self._several.program.count if self._several and remaining >= self._several.program.count else 1
+        return self._several.program.possible(remaining) if self._several else 1
 
     def steps(self, learning_rates):
         """As :meth:`Stepper.steps`."""
         if len(learning_rates) == 1:
             return [self.step(*learning_rates)]
         assert self._several is not None  # steps_at_once has said so
-        self._several.runs.count += 1
+        self._several.runs.count += self._several.program.runs_in(learning_rates)
         self._feed.step += len(learning_rates)
         return self._several.program.push(learning_rates)
 
@@ -158,7 +160,7 @@ class CompiledStepper(ImperativeStepper):
 
     def _restore_state(self, copied):
         flat, state = copied
-        self._several = None
+        self._several, self._has_tried_several = None, False
         if flat is not self._flat:
             self._release()
         if flat is None:
@@ -256,9 +258,11 @@ class CompiledStepper(ImperativeStepper):
 
     def _verified_several(self, learning_rates):
         """The last step is compared, at the values before it."""
-        losses = self.steps(learning_rates)
         assert self._several is not None
-        program, flat, _ = self._several
+        program, flat, runs = self._several
+        runs.count += program.runs_in(learning_rates)
+        self._feed.step += len(learning_rates)
+        losses = program.push_verifiably(learning_rates)
         after = flat.values.copy()
         program.before.copyto(flat.values)
         self._verify(flat.deliver_gradients, program.last_loss, program.last_draws)
@@ -355,16 +359,23 @@ class CompiledStepper(ImperativeStepper):
             self._set_threads()
             self.compiled = True
 
-    def _prepare_several(self, remaining):
+    def _prepare_several(self, remaining, has_looked):
         """Make a program of several steps, once, if there may be one."""
         state = self._compiled.get(self._feed.batch_rows)
-        if state is None or state.runs.count < _STEPS_BEFORE_SEVERAL:
+        if state is None:
+            return
+        is_native = isinstance(state.program, NativeProgram)
+        if not is_native and (state.runs.count < _STEPS_BEFORE_SEVERAL or not has_looked):
             return
         self._has_tried_several = True
         if self._flat is None or self._feed.batch_rows is not None:  # a batch has data of its own
             return
-        values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
-        program = program_of_several_steps(state.evaluations.simplified, values, self._flat, self._ctx, remaining)
+        program: StepProgram | None
+        if is_native:
+            program = NativeSteps(state.program, self._flat) if self._flat.adam is not None else None
+        else:
+            values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
+            program = program_of_several_steps(state.evaluations.simplified, values, self._flat, self._ctx, remaining)
         if program is not None:
             self._several = _Several(program, self._flat, Runs(self._started))
 

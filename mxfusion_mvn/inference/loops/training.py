@@ -214,17 +214,19 @@ class Training:
     def _read_losses(self):
         """Read the losses in order, up to a bad one; return that as a Trouble, or None, as the methods below."""
         while self._pending:
-            # Read one at a time: MXNet reports a failure only once, and so it is charged to the right iteration.
+            # Read one after the other: MXNet reports a failure only once, and so it is charged to the right iteration.
             try:
-                loss = self._pending[0][0].asnumpy().item()
+                losses = np.ravel(self._pending[0][0].asnumpy())
             except mx.base.MXNetError as error:
                 what = f"The loss of iteration {self._done} could not be computed"
                 return Trouble(what, reason_of(error), self._pending[0][1] - 1)
-            if not np.isfinite(loss):
-                return Trouble(f"The loss of iteration {self._done} is {loss}")
-            self._losses[self._done] = loss
+            is_finite = np.isfinite(losses)
+            good = len(losses) if is_finite.all() else int(np.argmin(is_finite))
+            self._losses[self._done : self._done + good] = losses[:good]
+            self._done += good
+            if good < len(losses):
+                return Trouble(f"The loss of iteration {self._done} is {losses[good]}")
             self._pending.popleft()
-            self._done += 1
         return None
 
     def _step_error(self):

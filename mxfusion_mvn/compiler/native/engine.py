@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans bound to memory, and run by the library that was built from ``src``."""
+
+import ctypes
+import functools
+import importlib.machinery
+import math
+import os
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+from mxfusion_mvn.compiler.native.digest import digest
+from mxfusion_mvn.compiler.native.instructions import KINDS, MOVE, NORMAL, PRODUCT, UNIFORM
+from mxfusion_mvn.compiler.native.plan import Plan
+from mxfusion_mvn.compiler.native.streams import StreamsError, checked_streams
+from mxfusion_mvn.compiler.operators import FORMULAS
+from mxfusion_mvn.compiler.threads import has_large_matrix
+
+import mxnet as mx
+import numpy as np
+from mxnet.base import _LIB, check_call
+
+_AXES = _OPERANDS = 4
+_REPETITIONS = 50  # of an instruction whose time is measured
+_ALIGNED = 64  # bytes: the longest vectors
+# As `instruction` in engine.h.
+_INSTRUCTION = np.dtype(
+    [
+        ("kind", "i4"),
+        ("operation", "i4"),
+        ("is_double", "i4"),
+        ("flags", "i4", 3),
+        ("size", "i8", _AXES),
+        ("stride", "i8", (_OPERANDS, _AXES)),
+        ("at", "u8", _OPERANDS),
+        ("index", "u8"),
+        ("scalar", "f8"),
+        ("second", "f8"),
+    ],
+    align=True,
+)
+
+
+class _Program(ctypes.Structure):
+    """As ``program`` in engine.h."""
+
+    _fields_ = [
+        ("code", ctypes.c_void_p),
+        ("instructions", ctypes.c_int64),
+        ("loss", ctypes.c_void_p),
+        ("is_double", ctypes.c_int32),
+        ("counter", ctypes.c_int32),
+        ("seed", ctypes.c_uint64),
+        ("step", ctypes.c_uint64),
+        ("streams", ctypes.c_void_p),
+        ("has_failed", ctypes.c_int64),
+    ]
+
+
+class _Adam(ctypes.Structure):
+    """As ``adam`` in engine.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("values", "gradients", "first", "second")),
+        ("size", ctypes.c_int64),
+        *((name, ctypes.c_double) for name in ("beta1", "beta2", "epsilon", "decay")),
+    ]
+
+
+_REMEDY = (
+    "install the package again, in a clone by `pip install --no-deps --editable .`, else with `--force-reinstall "
+    "--no-deps --no-cache-dir`"
+)
+
+
+class NotBuiltError(Exception):
+    """The library is not there or does not fit; the message says why."""
+
+
+@functools.lru_cache(maxsize=None)
+def library():
+    """
+    The library, ready for use.
+
+    :returns: a ctypes library.
+    :raises NotBuiltError: if it was not built, or if MXNet has no BLAS that it can use.
+    """
+    try:
+        found = ctypes.CDLL(str(_path()))
+    except OSError as error:
+        raise NotBuiltError(f"it cannot be loaded: {error}; {_REMEDY}") from None
+    if digest(FORMULAS) not in (None, _digest_of(found)):
+        raise NotBuiltError(f"it was built from other sources; {_REMEDY}")
+    found.mvn_train.restype = ctypes.c_int64
+    blas = _openblas()
+    routines = (ctypes.c_void_p * 6)(
+        *(
+            ctypes.cast(getattr(blas, f"{letter}{name}_"), ctypes.c_void_p)
+            for letter in "sd"
+            for name in ("gemm", "trsm", "potrf")
+        )
+    )
+    found.mvn_prepare(routines, int(os.environ.get("MXFUSION_MVN_INSTRUCTIONS", "2")))
+    return found
+
+
+def _path():
+    folder = Path(__file__).parent
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        path = folder / f"_engine{suffix}"
+        if path.exists():
+            return path
+    raise NotBuiltError(
+        "it was not built, because that needs Linux and, while the package is installed, a C compiler; "
+        f"install one, such as gcc, then {_REMEDY}"
+    )
+
+
+def _digest_of(found):
+    try:
+        return (ctypes.c_char * 16).in_dll(found, "mvn_digest").value.decode()
+    except ValueError:  # as of a library from before there were digests
+        return ""
+
+
+def _openblas():
+    for path in sorted(Path(mx.__file__).parent.glob("libopenblas*")):
+        return ctypes.CDLL(str(path))
+    raise NotBuiltError("MXNet brings no OpenBLAS")
+
+
+def why_never(ctx):
+    """
+    Why no program can run natively.
+
+    :param ctx: MXNet context.
+    :returns: a text, None if programs can.
+    """
+    if ctx.device_type != "cpu":
+        return f"it runs on processors, not on {ctx}"
+    if os.environ.get("MXFUSION_MVN_NATIVE") == "0":
+        return "MXFUSION_MVN_NATIVE is 0 in the environment"
+    return None
+
+
+def _streams():
+    """The address of MXNet's generators, which have to draw what the engine makes of them."""
+    try:
+        return checked_streams(str(_path()), _normals)
+    except StreamsError as error:
+        raise NotBuiltError(f"MXNet's random generators are not what the engine takes them for: {error}") from None
+
+
+def _normals(streams, count):
+    """Draws of the engine, float32 array (count,)."""
+    out, code = np.empty(count, "float32"), np.zeros(1, _INSTRUCTION)
+    code["kind"], code["size"], code["second"] = NORMAL, 1, 1.0
+    code["size"][0, -1], code["at"][0, 0] = count, out.ctypes.data
+    program = _Program(code=code.ctypes.data, instructions=1, streams=streams)
+    library().mvn_evaluate(ctypes.byref(program))
+    return out
+
+
+def address_of(array):
+    """
+    Where the entries of an array lie.
+
+    :param array: NDArray on the processor, or NumPy array.
+    :returns: an int.
+    """
+    if isinstance(array, np.ndarray):
+        return array.ctypes.data
+    address = ctypes.c_void_p()
+    check_call(_LIB.MXNDArrayGetData(array.handle, ctypes.byref(address)))
+    return address.value or 0
+
+
+class NativeProgram:
+    """
+    The loss and the gradients of a graph, with what a :class:`~mxfusion_mvn.compiler.program.Program` has.
+
+    :param graph: :class:`~mxfusion_mvn.compiler.graph.Graph` with gradients, before the pass ``lowered``.
+    :param parameters: dict from the name of a parameter to the NDArray that holds it.
+    :param gradients: dict from the name of a parameter to the NDArray that is for its gradient.
+    :param ctx: MXNet context, a processor.
+    :param fixed_noise: whether to use the noise of the trace instead of drawing.
+    :param copy_states: not looked at, because no operator that the engine knows has states.
+    :raises Unknown: if the engine cannot run the graph.
+    :raises NotBuiltError: if there is no engine.
+
+    ``loss`` is the NDArray that a run writes the loss to. ``results`` is the NDArray (size of all parameters,) that a
+    run writes the gradients to, in the order of ``gradients``.
+    """
+
+    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, copy_states=False):
+        self._library = library()
+        dtype = graph.loss.dtype
+        size = sum(gradient.size for gradient in gradients.values())
+        self.results = mx.nd.zeros((size,), dtype=dtype, ctx=ctx)
+        self.loss = mx.nd.zeros(graph.loss.shape or (1,), dtype=dtype, ctx=ctx)
+        self._has_large_matrices = has_large_matrix(graph)
+        self._receivers = gradients
+        plan = Plan(graph, parameters, self._parts(), self.loss, fixed_noise)
+        self._waited_for = [array for array in plan.arrays if not isinstance(array, np.ndarray)]
+        self._places = _places(plan)
+        self._memory = np.zeros(self._places.size + _ALIGNED, "u1")
+        self._start = self._memory.ctypes.data + -self._memory.ctypes.data % _ALIGNED
+        self._kept = [*plan.arrays]
+        self._code = self._encoded(plan)
+        self._draws = plan.draws
+        self._is_random = any(each.kind in (NORMAL, UNIFORM) for each in plan.instructions)
+        self._program = _Program(
+            code=self._code.ctypes.data,
+            instructions=len(self._code),
+            loss=address_of(self.loss),
+            is_double=dtype == np.float64,
+            streams=_streams() if self._is_random else None,
+        )
+        self.losses = _Losses(self)
+
+    def run(self):
+        """Compute the loss and the gradients."""
+        with self._alone():
+            self._library.mvn_evaluate(ctypes.byref(self._program))
+
+    def train(self, adam, rates, losses):
+        """
+        Make steps of Adam.
+
+        :param adam: :class:`Adam`.
+        :param rates: float64 array (K,): the learning rates, corrected for the bias of the moving averages.
+        :param losses: float64 array (K,) for the losses before each step.
+        :returns: how many steps were made: fewer than K if a loss, which is kept, is not finite.
+        """
+        steps = (ctypes.c_void_p(array.ctypes.data) for array in (rates, losses))
+        with self._alone(adam.arrays):
+            return self._library.mvn_train(
+                ctypes.byref(self._program), ctypes.byref(adam.record), *steps, ctypes.c_int64(len(rates))
+            )
+
+    @property
+    def has_failed(self):
+        """Whether a matrix was not positive definite in the last run."""
+        return bool(self._program.has_failed)
+
+    def deliver(self):
+        """Copy the gradients to the arrays that are for them."""
+        for part, receiver in zip(self._parts().values(), self._receivers.values()):
+            part.copyto(receiver)
+
+    @property
+    def draws(self):
+        """Copies of the last draws, list of NDArrays in the order of the draws."""
+        return [mx.nd.array(self._read(view), dtype=view.memory.dtype) for view in self._draws]
+
+    def seconds(self):
+        """
+        How long each kind of instruction takes.
+
+        :returns: dict from a name to a pair: how many there are, and seconds for all of them in a run.
+        """
+        found: Dict[str, Tuple[int, float]] = {}
+        program = _Program()
+        ctypes.pointer(program)[0] = self._program
+        program.instructions = 1
+        with self._alone():
+            for position, row in enumerate(self._code):
+                program.code = self._code.ctypes.data + position * _INSTRUCTION.itemsize
+                started = time.perf_counter()
+                for _ in range(_REPETITIONS):
+                    self._library.mvn_evaluate(ctypes.byref(program))
+                name = KINDS[row["kind"]] if row["kind"] else FORMULAS[row["operation"]]
+                count, seconds = found.get(name, (0, 0.0))
+                found[name] = count + 1, seconds + (time.perf_counter() - started) / _REPETITIONS
+        return found
+
+    @contextmanager
+    def _alone(self, others=()):
+        """Wait until MXNet is done with the arrays; keep its linear algebra to one thread if matrices are small."""
+        if self._is_random:
+            mx.nd.waitall()  # draws that were pushed before come first
+        for array in (*self._waited_for, *others):
+            check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
+        if self._has_large_matrices or not hasattr(_LIB, "omp_set_num_threads"):
+            yield
+            return
+        threads = _LIB.omp_get_max_threads()
+        _LIB.omp_set_num_threads(1)
+        try:
+            yield
+        finally:
+            _LIB.omp_set_num_threads(threads)
+
+    def _parts(self):
+        parts, begin = {}, 0
+        for name, receiver in self._receivers.items():
+            parts[name] = self.results[begin : begin + receiver.size].reshape(receiver.shape)
+            begin += receiver.size
+        return parts
+
+    def _read(self, view):
+        kind = ctypes.c_double if view.memory.dtype == np.float64 else ctypes.c_float
+        entries = (kind * view.size).from_address(self._address(view))
+        return np.ctypeslib.as_array(entries).reshape(view.shape).copy()
+
+    def _address(self, view):
+        memory = view.memory
+        start = self._start + self._places[memory] if memory.array is None else address_of(memory.array)
+        return start + view.offset * memory.dtype.itemsize
+
+    def _encoded(self, plan):
+        code = np.zeros(len(plan.instructions), _INSTRUCTION)
+        code["size"] = 1
+        for row, each in zip(code, plan.instructions):
+            row["kind"], row["operation"] = each.kind, each.operation
+            row["is_double"] = each.operands[0].memory.dtype == np.float64
+            row["flags"][: len(each.flags)] = each.flags
+            row["size"][_AXES - len(each.sizes) :] = each.sizes
+            for position in range(_OPERANDS):
+                source = min(position, len(each.operands) - 1)
+                row["at"][position] = self._address(each.operands[source])
+                strides = each.strides[source] if source < len(each.strides) else []
+                row["stride"][position][_begin(each, strides) :][: len(strides)] = strides
+            row["scalar"], row["second"] = each.scalar, each.second
+            if each.table is not None:
+                self._kept.append(each.table)
+                row["index"] = each.table.ctypes.data
+        return code
+
+
+class _Losses:
+    """The loss of the last run, as the loops ask for it."""
+
+    def __init__(self, program):
+        self._program = program
+
+    def keep(self):
+        return [KnownLosses(self._program.loss.asnumpy().ravel(), self._program.has_failed)]
+
+
+class KnownLosses(NamedTuple):
+    """Losses of steps that were made, with what the driver asks of an NDArray."""
+
+    values: Any
+    has_failed: bool = False  # a matrix was not positive definite, in the last step
+
+    def asnumpy(self):
+        """
+        The losses.
+
+        :returns: NumPy array.
+        :raises MXNetError: as MXNet's operator does, where there is none because a factorisation failed.
+        """
+        if self.has_failed:
+            raise mx.base.MXNetError("potrf failed in lapack on cpu.")
+        return self.values
+
+
+def _begin(instruction, strides):
+    """Strides of loops are those of the innermost axes; those of matrices come first."""
+    return _AXES - len(strides) if instruction.kind < PRODUCT and instruction.kind != MOVE else 0
+
+
+class _Places(dict):
+    """The offset in bytes of each memory of the engine's own, and the size of all."""
+
+    size = 0
+
+
+def _places(plan):
+    """Give memory that is no longer read to what is computed later."""
+    last = {view.memory: position for position, each in enumerate(plan.instructions) for view in each.operands}
+    places = _Places()
+    free: List[Tuple[int, int]] = []
+    for position, each in enumerate(plan.instructions):
+        for memory in {view.memory: None for view in each.operands}:
+            if memory.array is None and memory not in places:
+                places[memory] = _place(places, free, _bytes(memory))
+        for memory in {view.memory: None for view in each.operands}:
+            if memory.array is None and not memory.is_kept and last[memory] == position:
+                free.append((places[memory], _bytes(memory)))
+    return places
+
+
+def _place(places, free, size):
+    """The smallest hole that is large enough, else new memory."""
+    holes = sorted((hole for hole in free if hole[1] >= size), key=lambda hole: hole[1])
+    if not holes:
+        places.size += size
+        return places.size - size
+    begin, length = holes[0]
+    free.remove(holes[0])
+    if length > size:
+        free.append((begin + size, length - size))
+    return begin
+
+
+def _bytes(memory):
+    return math.ceil(max(memory.size, 1) * memory.dtype.itemsize / _ALIGNED) * _ALIGNED
+
+
+class Adam:
+    """
+    What steps of Adam update, and how.
+
+    :param values: NDArray (P,): the parameters.
+    :param gradients: NDArray (P,).
+    :param moments: pair of NDArrays (P,): the moving averages of gradients and of their squares.
+    :param beta1: rate of the first average.
+    :param beta2: rate of the second.
+    :param epsilon: added to the root of the second.
+    :param wd: weight decay.
+    """
+
+    def __init__(self, values, gradients, moments, beta1=0.9, beta2=0.999, epsilon=1e-8, wd=0.0):
+        self.arrays = values, gradients, *moments
+        self.record = _Adam(*map(address_of, self.arrays), values.size, beta1, beta2, epsilon, wd)
