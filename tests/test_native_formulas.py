@@ -4,7 +4,6 @@
 import re
 
 from mxfusion_mvn.compiler.graph import Node
-from mxfusion_mvn.compiler.native import plan
 from mxfusion_mvn.compiler.native.views import Unknown
 from mxfusion_mvn.compiler.operators import OPERATORS
 
@@ -17,17 +16,19 @@ from helpers.native_graphs import Calls, applied, edges, ulps
 
 @pytest.fixture(autouse=True)
 def single(monkeypatch):
-    """What MXNet computes in single precision is asked of the engine in float64, too; the names."""
-    names = plan._SINGLE
-    monkeypatch.setattr(plan, "_SINGLE", ())
-    return names
+    """What MXNet computes in single precision is asked of the engine in float64, too; the rows of these operators."""
+    rows = {name: row for name, row in OPERATORS.items() if row.is_single}
+    for name, row in rows.items():
+        monkeypatch.setitem(OPERATORS, name, row._replace(is_single=False))
+    return rows
 
 
 def test_what_mxnet_computes_in_single_precision_is_left_to_it(single, monkeypatch):
-    monkeypatch.setattr(plan, "_SINGLE", single)
-    applied("digamma", [np.ones(3)], "float32")
-    with pytest.raises(Unknown, match="`digamma` in float64, because MXNet computes it in single precision"):
-        applied("digamma", [np.ones(3)], "float64")
+    for name, row in single.items():
+        monkeypatch.setitem(OPERATORS, name, row)
+        applied(name, [np.ones(3), np.ones(3)], "float32")
+        with pytest.raises(Unknown, match=f"`{name}` in float64, because MXNet computes it in single precision"):
+            applied(name, [np.ones(3), np.ones(3)], "float64")
 
 
 ANY = (-100.0, 100.0)

@@ -41,6 +41,7 @@ class Operator(NamedTuple):
     training_only: bool = False  # it behaves differently in training, where an executor always is
     few_values: bool = False  # its draws have few values, so that two of them may be equal
     formula: Optional[str] = None  # of an entry of the output, for the native engine
+    is_single: bool = False  # MXNet's results in float64 have the digits of float32
 
 
 class Binary(NamedTuple):
@@ -243,6 +244,7 @@ for _line in _FORMULAS.strip().splitlines():
     _names, _formula = _line.split(": ")
     for _name in _names.split():
         OPERATORS[_name] = OPERATORS.get(_name, Operator())._replace(formula=_formula)
+OPERATORS["_backward_gammaln"] = OPERATORS["_backward_gammaln"]._replace(is_single=True)
 # Each formula has a number, its position here; the native engine is built from this list.
 FORMULAS = list(dict.fromkeys(row.formula for row in OPERATORS.values() if row.formula))
 

@@ -22,8 +22,6 @@ _AXES = 4
 _SHORT = 8  # a loop over fewer entries is slower than one over entries that are not neighbours
 # A constant factor is laid out as products read it if it is no larger, because that takes its memory twice.
 _TURNED = 1_000_000
-# MXNet's float64 has seven digits here: a run would not be the one that MXFusion makes.
-_SINGLE = ("_backward_gammaln", "digamma")
 
 
 class Plan:
@@ -298,7 +296,7 @@ class Plan:
             return LOWERINGS[node.operator](self, node, inputs)
         if traits(name).formula is None:
             raise Unknown(f"`{node.operator}`")
-        if name in _SINGLE and node.dtype == np.float64:
+        if traits(name).is_single and node.dtype == np.float64:  # the run would not be the one that MXFusion makes
             raise Unknown(f"`{name}` in float64, because MXNet computes it in single precision")
         if any(view.memory.dtype != node.dtype for view in inputs):
             raise Unknown(f"`{node.operator}` of several types")
