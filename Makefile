@@ -3,7 +3,7 @@
 VENV ?= .venv
 python := $(VENV)/bin/python
 
-.PHONY: help demo test test-all lint format bench accuracy clean
+.PHONY: help demo test test-all lint format bench accuracy sanitize clean
 
 help:
 	@echo 'make demo      run examples/quickstart.py'
@@ -13,6 +13,7 @@ help:
 	@echo 'make format    put the style right where that can be done by itself'
 	@echo 'make bench     time this package beside MXFusion, Pyro and NumPyro: docs/speed.md (about 20 minutes)'
 	@echo 'make accuracy  measure the log pdf against 50 digits, beside other libraries: docs/accuracy.md'
+	@echo 'make sanitize  run the native engine and its fuzz with checks of memory and undefined behaviour'
 	@echo 'make clean     remove what the others made'
 	@echo
 	@echo 'The Python is looked for; to choose it: make clean, then make PYTHON=/path/to/python ...'
@@ -48,6 +49,14 @@ bench: $(VENV)/installed-test $(VENV)/peers/installed
 
 accuracy: $(VENV)/installed-test $(VENV)/peers/installed
 	PYTHONPATH=tests $(python) benchmarks/accuracy.py $(VENV)/peers/bin/python
+
+# A copy of the package in build/sanitized, whose engine ends the process where it leaves its memory.
+checks := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize: $(VENV)/installed-test
+	CFLAGS='$(checks)' LDFLAGS='$(checks)' $(python) setup.py -q build --build-lib build/sanitized --build-temp build/objects
+	cd build && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 && \
+	    export PYTHONPATH="$(CURDIR)/build/sanitized:$(CURDIR)/tests" python='$(abspath $(python))' && \
+	    "$$python" -m pytest -q $(CURDIR)/tests/test_native_*.py && "$$python" -m helpers.native_fuzz --graphs 500
 
 # In an environment of their own: JAX needs a newer NumPy than MXNet allows, and a newer Python than 3.8.
 # The list of what is in it is here, so it follows this file.
