@@ -23,7 +23,7 @@ from mxfusion_mvn.inference.loops.progress import Bar, Silence
 from mxfusion_mvn.inference.loops.record import RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, Stepper
-from mxfusion_mvn.inference.loops.training import Training
+from mxfusion_mvn.inference.loops.training import ConstantRate, Training
 
 import numpy as np
 from mxfusion.components.variables import Variable
@@ -77,7 +77,7 @@ class TrainingLoop(GradLoop):
             stepper=stepper,
             objective=objective,
             max_iter=iterations,
-            schedule=schedule or (lambda iteration: rate),
+            schedule=schedule or ConstantRate(rate),
             stop=stop,
             checkpoint=self.checkpoint,
             check_every=self.check_every,

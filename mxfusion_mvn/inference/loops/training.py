@@ -48,6 +48,16 @@ class Trouble(NamedTuple):
     latest: int = 0
 
 
+class ConstantRate(NamedTuple):
+    """A schedule of one learning rate, which need not be asked for each of thousands of steps."""
+
+    rate: float
+
+    def __call__(self, iteration):
+        """The learning rate."""
+        return self.rate
+
+
 class Training:
     """
     One run: pushes the steps, reads their losses now and then, keeps what was good.
@@ -140,7 +150,7 @@ class Training:
         iteration, end = self._done, self._next_check()
         while iteration < end:
             following = iteration + self._stepper.steps_at_once(end - iteration)
-            rates = [self._rate(each) for each in range(iteration, following)]
+            rates = self._rates_between(iteration, following)
             try:
                 self._pending.extend((loss, following) for loss in self._steps(iteration, rates))
             except FAILURES as error:
@@ -190,7 +200,14 @@ class Training:
         early = [check for check in EARLY_CHECKS if check > self._done]
         return min([scheduled, self._max_iter, self._done + self._stride, *early])
 
+    def _rates_between(self, iteration, following):
+        if isinstance(self._schedule, ConstantRate):
+            return [self._rate(iteration)] * (following - iteration)
+        return [self._rate(each) for each in range(iteration, following)]
+
     def _rate(self, iteration):
+        if isinstance(self._schedule, ConstantRate):
+            return _checked_rate(self._schedule.rate, iteration)
         if iteration == len(self._rates):
             self._rates.append(_checked_rate(self._schedule(iteration), iteration))
         return self._rates[iteration]
