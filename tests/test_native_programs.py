@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 from mxfusion_mvn.compiler.native.engine import NativeProgram
+from mxfusion_mvn.compiler.operators import traits
 
 import mxnet as mx
 import numpy as np
@@ -33,7 +34,7 @@ def bound(count, dtype):
     while len(found) < count:
         graph, parameters = native_fuzz.made(seed, dtype)
         seed += 1
-        if graph is None:
+        if graph is None or any(traits(name).is_single for name in graph.operators()):
             continue
         values = exact(graph.nodes)
         wanted = {name: values[entry].asnumpy() for name, entry in graph.results.items()}
@@ -61,7 +62,7 @@ def test_ten_threads(is_same, dtype):
     """Programs of ten graphs, and ten programs of one, run at once."""
     cases = bound(1, dtype) * 10 if is_same else bound(10, dtype)
     outcomes = [None] * 10
-    barrier = threading.Barrier(10)
+    barrier = threading.Barrier(10, timeout=60)  # where one fails the others do not wait for ever
 
     def work(number):
         graph, parameters, wanted, loss = cases[number]
