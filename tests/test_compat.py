@@ -131,7 +131,8 @@ assert_unchanged(before, contents("numpy"))
 before = contents("numpy", "mxnet", "mxfusion")
 import mxfusion_mvn
 for module in pkgutil.walk_packages(mxfusion_mvn.__path__, "mxfusion_mvn."):
-    importlib.import_module(module.name)
+    if module.name != "mxfusion_mvn.compiler.native._engine":  # a library of C, which has the name of a module
+        importlib.import_module(module.name)
 assert_unchanged(before, contents("numpy", "mxnet", "mxfusion"))
 """
 
