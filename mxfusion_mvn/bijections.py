@@ -313,7 +313,8 @@ class LowerCholesky(Bijection):
         scales = diagonal(array)
         return nd.linalg.extracttrian(with_diagonal(inverse_growth(scales), scale_rows(array, 1 / scales)))
 
-    _check = transformations.LowerCholesky._check
+    def _check(self, value):
+        transformations.LowerCholesky._check(self, value)
 
     def _log_det_jacobian(self, raw):
         """Sum of i log d_i + log p'(x_ii), i = 0, 1, ..., (B...)."""
