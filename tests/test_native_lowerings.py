@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Operators that are no formulas, as the native engine runs them on arrays that lie in any way, against MXNet's."""
 
-from mxfusion_mvn.compiler.native.engine import NativeProgram, _bytes
+from mxfusion_mvn.compiler.native.engine import NativeProgram
 from mxfusion_mvn.compiler.native.lowerings import LOWERINGS
+from mxfusion_mvn.compiler.native.places import bytes_of
 from mxfusion_mvn.compiler.native.views import Unknown
 
 import numpy as np
@@ -379,13 +380,13 @@ def test_what_is_still_read_is_in_no_other_place(dtype, rng):
             if view.memory.array is None:
                 first, _ = spans.get(view.memory, (time, time))
                 spans[view.memory] = first, time
-    assert places.size < sum(_bytes(memory) for memory in spans) / 3
+    assert places.size < sum(bytes_of(memory) for memory in spans) / 3
     items = list(spans.items())
     for i, (one, (begin, end)) in enumerate(items):
         for other, (start, stop) in items[:i]:
             if begin <= stop and start <= end:
                 low, high = sorted([one, other], key=places.get)
-                assert places[low] + _bytes(low) <= places[high]
+                assert places[low] + bytes_of(low) <= places[high]
     assert_right(calls, pool[-5:], 1000)
 
 

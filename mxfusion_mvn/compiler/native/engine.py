@@ -4,16 +4,16 @@
 import ctypes
 import functools
 import importlib.machinery
-import math
 import os
 import timeit
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 from mxfusion_mvn.compiler.native.digest import digest
 from mxfusion_mvn.compiler.native.instructions import KINDS, MOVE, NORMAL, PRODUCT, UNIFORM
+from mxfusion_mvn.compiler.native.places import ALIGNED, places_of
 from mxfusion_mvn.compiler.native.plan import Plan
 from mxfusion_mvn.compiler.native.streams import StreamsError, checked_streams
 from mxfusion_mvn.compiler.operators import FORMULAS
@@ -25,7 +25,6 @@ from mxnet.base import _LIB, check_call
 
 _AXES = _OPERANDS = 4
 _RUNS, _REPETITIONS = 10, 10  # of an instruction whose time is measured
-_ALIGNED = 64  # bytes: the longest vectors
 # As `instruction` in engine.h.
 _INSTRUCTION = np.dtype(
     [
@@ -187,7 +186,6 @@ class NativeProgram:
     :param gradients: dict from the name of a parameter to the NDArray that is for its gradient.
     :param ctx: MXNet context, a processor.
     :param fixed_noise: whether to use the noise of the trace instead of drawing.
-    :param copy_states: not looked at, because no operator that the engine knows has states.
     :raises Unknown: if the engine cannot run the graph.
     :raises NotBuiltError: if there is no engine.
 
@@ -195,7 +193,7 @@ class NativeProgram:
     run writes the gradients to, in the order of ``gradients``.
     """
 
-    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False, copy_states=False):
+    def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False):
         self._library = library()
         dtype = graph.loss.dtype
         size = sum(gradient.size for gradient in gradients.values())
@@ -205,9 +203,9 @@ class NativeProgram:
         self._receivers = gradients
         plan = Plan(graph, parameters, self._parts(), self.loss, fixed_noise)
         self._waited_for = [array for array in plan.arrays if not isinstance(array, np.ndarray)]
-        self._places = _places(plan)
-        self._memory = np.zeros(self._places.size + _ALIGNED, "u1")
-        self._start = self._memory.ctypes.data + -self._memory.ctypes.data % _ALIGNED
+        self._places = places_of(plan)
+        self._memory = np.zeros(self._places.size + ALIGNED, "u1")
+        self._start = self._memory.ctypes.data + -self._memory.ctypes.data % ALIGNED
         self._kept = [*plan.arrays]
         self._code = self._encoded(plan)
         self._draws = plan.draws
@@ -366,44 +364,6 @@ class KnownLosses(NamedTuple):
 def _begin(instruction, strides):
     """Strides of loops are those of the innermost axes; those of matrices come first."""
     return _AXES - len(strides) if instruction.kind < PRODUCT and instruction.kind != MOVE else 0
-
-
-class _Places(dict):
-    """The offset in bytes of each memory of the engine's own, and the size of all."""
-
-    size = 0
-
-
-def _places(plan):
-    """Give memory that is no longer read to what is computed later."""
-    last = {view.memory: position for position, each in enumerate(plan.instructions) for view in each.operands}
-    places = _Places()
-    free: List[Tuple[int, int]] = []
-    for position, each in enumerate(plan.instructions):
-        for memory in {view.memory: None for view in each.operands}:
-            if memory.array is None and memory not in places:
-                places[memory] = _place(places, free, _bytes(memory))
-        for memory in {view.memory: None for view in each.operands}:
-            if memory.array is None and not memory.is_kept and last[memory] == position:
-                free.append((places[memory], _bytes(memory)))
-    return places
-
-
-def _place(places, free, size):
-    """The smallest hole that is large enough, else new memory."""
-    holes = sorted((hole for hole in free if hole[1] >= size), key=lambda hole: hole[1])
-    if not holes:
-        places.size += size
-        return places.size - size
-    begin, length = holes[0]
-    free.remove(holes[0])
-    if length > size:
-        free.append((begin + size, length - size))
-    return begin
-
-
-def _bytes(memory):
-    return math.ceil(max(memory.size, 1) * memory.dtype.itemsize / _ALIGNED) * _ALIGNED
 
 
 class Adam:

@@ -131,10 +131,14 @@ class CompiledStepper(ImperativeStepper):
         """As :meth:`Stepper.steps`."""
         if len(learning_rates) == 1:
             return [self.step(*learning_rates)]
+        return self._counted(learning_rates).program.push(learning_rates)
+
+    def _counted(self, learning_rates) -> _Several:
+        """Count several steps, and return what makes them."""
         assert self._several is not None  # steps_at_once has said so
         self._several.runs.count += self._several.program.runs_in(learning_rates)
         self._feed.step += len(learning_rates)
-        return self._several.program.push(learning_rates)
+        return self._several
 
     def runs_of_program(self, count):
         """As :meth:`Stepper.runs_of_program`."""
@@ -258,10 +262,7 @@ class CompiledStepper(ImperativeStepper):
 
     def _verified_several(self, learning_rates):
         """The last step is compared, at the values before it."""
-        assert self._several is not None
-        program, flat, runs = self._several
-        runs.count += program.runs_in(learning_rates)
-        self._feed.step += len(learning_rates)
+        program, flat, _ = self._counted(learning_rates)
         losses = program.push_verifiably(learning_rates)
         after = flat.values.copy()
         program.before.copyto(flat.values)

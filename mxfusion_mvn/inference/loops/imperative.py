@@ -20,10 +20,11 @@ from mxfusion_mvn.inference.loops.diagnosis import Objective
 from mxfusion_mvn.inference.loops.observed import check_observed
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.progress import Bar, Silence
+from mxfusion_mvn.inference.loops.rates import ConstantRates, Rates
 from mxfusion_mvn.inference.loops.record import RunRecord, TrainingStoppedWarning
 from mxfusion_mvn.inference.loops.states import for_one_run
 from mxfusion_mvn.inference.loops.steppers import ImperativeStepper, Stepper
-from mxfusion_mvn.inference.loops.training import ConstantRate, Training
+from mxfusion_mvn.inference.loops.training import Training
 
 import numpy as np
 from mxfusion.components.variables import Variable
@@ -77,7 +78,7 @@ class TrainingLoop(GradLoop):
             stepper=stepper,
             objective=objective,
             max_iter=iterations,
-            schedule=schedule or ConstantRate(rate),
+            rates=Rates(schedule) if schedule else ConstantRates(rate),
             stop=stop,
             checkpoint=self.checkpoint,
             check_every=self.check_every,

@@ -29,9 +29,6 @@ FIRST_LOSSES = 10
 # some 1e9 nats. Downwards sizes count from here on.
 FALLEN_FROM = 1e6
 
-# Optimizers of MXNet take rates, times corrections of their own, as normal numbers in float32.
-_SMALLEST_RATE, _LARGEST_RATE = 1e-37, 1e38
-
 # How a computation fails: MXNet reports a failed factorisation at the next reading, our distributions raise an error.
 FAILURES = (mx.base.MXNetError, InferenceError)
 
@@ -48,16 +45,6 @@ class Trouble(NamedTuple):
     latest: int = 0
 
 
-class ConstantRate(NamedTuple):
-    """A schedule of one learning rate, which need not be asked for each of thousands of steps."""
-
-    rate: float
-
-    def __call__(self, iteration):
-        """The learning rate."""
-        return self.rate
-
-
 class Training:
     """
     One run: pushes the steps, reads their losses now and then, keeps what was good.
@@ -70,7 +57,7 @@ class Training:
     :param stepper: a :class:`Stepper`.
     :param objective: an :class:`~mxfusion_mvn.inference.loops.diagnosis.Objective`, used after a write-back.
     :param max_iter: the number of iterations.
-    :param schedule: function from the iteration 0, 1, ... to its learning rate.
+    :param rates: :class:`~mxfusion_mvn.inference.loops.rates.Rates` or ``ConstantRates``.
     :param stop: function from the losses so far to None or the reason to stop, or None.
     :param checkpoint: function of the record so far, or None.
     :param check_every: how many iterations lie between two calls of ``stop`` and ``checkpoint``.
@@ -78,18 +65,16 @@ class Training:
     :param started: when the run began, by ``time.perf_counter()``.
     """
 
-    def __init__(self, stepper, objective, max_iter, schedule, stop, checkpoint, check_every, bar, started):
+    def __init__(self, stepper, objective, max_iter, rates, stop, checkpoint, check_every, bar, started):
         self._stepper = stepper
         self._objective = objective
         self._max_iter = max_iter
-        self._schedule = schedule
         self._stop = stop
         self._checkpoint = checkpoint
         self._check_every = check_every
         self._bar = bar
         self._losses = np.empty(max_iter)
-        # As they were used: some schedules must not be asked for an iteration of the past.
-        self._rates: List[float] = []
+        self._rates = rates
         # Losses that were pushed and not read, with the iteration after those that were pushed together with it.
         self._pending: Deque[Tuple[Any, int]] = deque()
         self._done = 0  # how many losses were read and found good
@@ -150,7 +135,7 @@ class Training:
         iteration, end = self._done, self._next_check()
         while iteration < end:
             following = iteration + self._stepper.steps_at_once(end - iteration)
-            rates = self._rates_between(iteration, following)
+            rates = self._rates.between(iteration, following)
             try:
                 self._pending.extend((loss, following) for loss in self._steps(iteration, rates))
             except FAILURES as error:
@@ -199,18 +184,6 @@ class Training:
         scheduled = (self._done // self._check_every + 1) * self._check_every
         early = [check for check in EARLY_CHECKS if check > self._done]
         return min([scheduled, self._max_iter, self._done + self._stride, *early])
-
-    def _rates_between(self, iteration, following):
-        if isinstance(self._schedule, ConstantRate):
-            return [self._rate(iteration)] * (following - iteration)
-        return [self._rate(each) for each in range(iteration, following)]
-
-    def _rate(self, iteration):
-        if isinstance(self._schedule, ConstantRate):
-            return _checked_rate(self._schedule.rate, iteration)
-        if iteration == len(self._rates):
-            self._rates.append(_checked_rate(self._schedule(iteration), iteration))
-        return self._rates[iteration]
 
     def _check(self):
         """Read what was pushed; go on, end, or step back."""
@@ -348,7 +321,7 @@ class Training:
     def _repeat_step(self):
         """Do one step and wait for it; return the Trouble with its loss or update, or None."""
         try:
-            self._pending.append((self._stepper.step(self._rate(self._done)), self._done + 1))
+            self._pending.append((self._stepper.step(*self._rates.between(self._done, self._done + 1)), self._done + 1))
             trouble = self._read_losses() or self._bad_parameter()
         except FAILURES as error:
             trouble = Trouble(f"Iteration {self._done} failed", reason_of(error))
@@ -392,17 +365,3 @@ def _has_diverged(losses):
     recent, first = losses[-DIVERGED_FOR:], _first_size(losses)
     sizes = np.where(recent < 0, -recent / max(first, FALLEN_FROM), recent / first)
     return bool(sizes.min() > DIVERGED_BY)
-
-
-def _checked_rate(rate, iteration):
-    try:
-        value = float(rate)
-    except (TypeError, ValueError):
-        value = np.nan
-    if not 0 <= value <= _LARGEST_RATE:
-        raise InferenceError(
-            f"The learning rate of iteration {iteration}: got {rate!r}; expected a number that is not negative, and at "
-            f"most {_LARGEST_RATE:g}. Look at `schedule`, a function of the iteration 0, 1, ..., or at "
-            "`learning_rate`."
-        )
-    return value if value >= _SMALLEST_RATE else 0.0

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
-   What a program is: a list of instructions on arrays, which Python writes (encode.py) and the engine runs. */
+   What a program is: a list of instructions on arrays, which Python writes (engine.py) and the engine runs. */
 #ifndef MVN_ENGINE_H
 #define MVN_ENGINE_H
 #include <stdint.h>
