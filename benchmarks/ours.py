@@ -25,6 +25,7 @@ from mxfusion.models import Posterior
 from worker import serve
 
 LOOKS = 50  # steps between two looks at the losses, as by default
+LEAST_LOOKS = 8  # in a long run of fast steps, as by default
 COMPILED = 200  # steps after which a program of several of them has been made, if one is
 
 
@@ -70,7 +71,7 @@ class CompiledTraining(Training):
 
     def seconds(self, steps):
         """The time of so many steps in the midst of a run, after all of it was compiled."""
-        every, stamps = min(steps, LOOKS), []
+        every, stamps = max(min(steps, LOOKS), steps // LEAST_LOOKS), []
         before = -(-COMPILED // every)
         self.inference._grad_loop = CompiledLoop(stop=lambda _: stamps.append(time.perf_counter()), check_every=every)
         self.run((before + 1 + steps // every) * every)

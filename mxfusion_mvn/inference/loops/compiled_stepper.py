@@ -105,6 +105,11 @@ class CompiledStepper(ImperativeStepper):
         self._arrays: dict[str, tuple] = {}
         self._look_at_parameters()
 
+    @property
+    def is_synchronous(self):
+        """As for :class:`Stepper`."""
+        return self._several is not None and self._several.program.is_synchronous
+
     def step(self, learning_rate):
         """As :meth:`Stepper.step`."""
         if self._has_given_up:

@@ -43,7 +43,8 @@ class TrainingLoop(GradLoop):
         state is copied for each run, together with the schedule; ``checkpoint`` is not.
     :param checkpoint: function of the :class:`~mxfusion_mvn.inference.RunRecord` so far, called every
         ``check_every`` iterations, when the parameters of the inference are up to date: to save it, for example.
-    :param check_every: how often these two are called, and at least how often losses and parameters are read.
+    :param check_every: how often these two are called. Losses and parameters are read as often, or, where neither is
+        given and steps take microseconds, each time that an eighth more of them was made.
     :raises InferenceError: for options of the wrong kind.
 
     ``record`` is the record of the last run of the loop, of whichever inference, also where it ended in an exception.

@@ -23,6 +23,8 @@ class NativeSteps(StepProgram):
     :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters`, updated by Adam.
     """
 
+    is_synchronous = True
+
     def __init__(self, program, flat):
         super().__init__(flat)
         self._count = _FIRST

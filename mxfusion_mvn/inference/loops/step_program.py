@@ -23,11 +23,13 @@ class StepProgram(ABC):
     were restored from a snapshot, which replaces the moments.
 
     After :meth:`push_verifiably` ``before`` is the NDArray (size of all parameters,) of the values before the last
-    step, and ``last_draws`` the list of NDArrays that its random operators drew, in their order.
+    step, and ``last_draws`` the list of NDArrays that its random operators drew, in their order. ``is_synchronous``
+    says whether the steps have been made when they are pushed.
 
     :param flat: :class:`~mxfusion_mvn.inference.loops.flat.FlatParameters`.
     """
 
+    is_synchronous = False
     before: Any
     last_draws: Any
 

@@ -30,6 +30,7 @@ class Stepper(ABC):
 
     compiled = False
     fallback_reason: Optional[str] = None
+    is_synchronous = False  # whether steps have been made when they are pushed
 
     @abstractmethod
     def step(self, learning_rate):

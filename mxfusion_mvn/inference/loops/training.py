@@ -18,6 +18,8 @@ from mxfusion.common.exceptions import InferenceError
 EARLY_CHECKS = (1, 10)
 # Losses are read at least this often, so that the progress bar and Ctrl-C answer.
 SECONDS_BETWEEN_CHECKS = 1.0
+# Where steps take microseconds a check costs as much as many of them: it waits for so large a share of those made.
+SHARE_BETWEEN_CHECKS = 8
 # Why a parameter may be bad after an update of which everything else was finite.
 TOO_FAR = "the loss and the gradient before it were finite, so the update itself went too far"
 # A run has diverged where each of so many losses is by this factor larger in size than the largest of the first ones:
@@ -49,8 +51,8 @@ class Training:
     """
     One run: pushes the steps, reads their losses now and then, keeps what was good.
 
-    Losses and parameters are looked at after every ``check_every`` iterations, at first sooner, and so often that no
-    more than about a second lies between. If one is not finite, or a factorisation failed, the run steps back to a
+    Losses and parameters are looked at after every ``check_every`` iterations, at first sooner, in a long run of fast
+    steps less often, and so often that no more than about a second lies between. If one is not finite, or a factorisation failed, the run steps back to a
     snapshot, repeats the steps up to the failure one by one, has it diagnosed, and leaves the parameters of the last
     finite loss.
 
@@ -89,7 +91,7 @@ class Training:
         self._reason, self._message, self._has_arrived = "running", "The run goes on.", False
         self._start = started
         self._checked = 0, time.perf_counter()  # the last check: after how many iterations, and when
-        self._stride = check_every
+        self._stride = check_every  # how many iterations there is time for until the next check
 
     @property
     def record(self):
@@ -182,6 +184,8 @@ class Training:
 
     def _next_check(self):
         scheduled = (self._done // self._check_every + 1) * self._check_every
+        if self._stepper.is_synchronous and self._stop is None and self._checkpoint is None:
+            scheduled += self._done // SHARE_BETWEEN_CHECKS
         early = [check for check in EARLY_CHECKS if check > self._done]
         return min([scheduled, self._max_iter, self._done + self._stride, *early])
 
@@ -277,7 +281,7 @@ class Training:
         now = time.perf_counter()
         per_iteration = (now - self._checked[1]) / (self._done - self._checked[0])
         self._checked = self._done, now
-        self._stride = max(1, min(self._check_every, int(SECONDS_BETWEEN_CHECKS / per_iteration)))
+        self._stride = max(1, int(SECONDS_BETWEEN_CHECKS / per_iteration))
 
     def _end(self, reason):
         self._reason = str(reason)
