@@ -248,12 +248,16 @@ def factors(rng, *shape):
     return found
 
 
+# Where a strip, a block of rows or our own loops end, and where BLAS begins.
+SYSTEMS = [(1, 1), (8, 1), (33, 1), (399, 1), (400, 3), (100, 64), (130, 47), (399, 33)]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("is_right", [False, True])
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_solves(is_transposed, is_right, dtype, rng):
     calls, wanted = Calls(dtype), []
-    for number, (d, n, _) in enumerate([*sizes(rng, 60), (1, 1, 1), (100, 64, 1), (33, 1, 1), (8, 1, 1)]):
+    for number, (d, n, _) in enumerate([*sizes(rng, 60), *((d, n, 1) for d, n in SYSTEMS)]):
         batch = [(), (1,), (3,), (8,), (17,), (2, 20)][rng.integers(6)] if d * d * n < 40_000 else ()
         factor = laid_out(calls, rng, factors(rng, *batch, d, d))
         if batch and number % 3 == 0:
@@ -270,8 +274,8 @@ def test_solves(is_transposed, is_right, dtype, rng):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_cholesky_factors(dtype, rng):
     calls, wanted = Calls(dtype), []
-    for d in SIZES:
-        for batch in [(), (1,), (7,), (16,), (2, 20)] if d < 64 else [(), (2,)]:
+    for d in [*SIZES, *range(3, 30), 130, 399, 400]:
+        for batch in [(), (1,), (7,), (16,), (2, 20)] if d in SIZES[:-2] else [(), (2,)]:
             root = rng.normal(size=(*batch, d, d + 3))
             matrix = root @ root.swapaxes(-1, -2) / d + np.eye(d)
             for layout in ("dense", "transposed", "computed"):
@@ -280,7 +284,7 @@ def test_cholesky_factors(dtype, rng):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 2, 7, 8, 9, 16, 32, 33, 64])
+@pytest.mark.parametrize("d", [1, 2, 3, 4, 6, 7, 8, 9, 16, 32, 33, 64, 100])
 def test_a_matrix_that_is_not_positive_definite_gives_nan_itself(d, dtype, rng):
     root = rng.normal(size=(40, d, d))
     matrices = root @ root.swapaxes(-1, -2) / d + np.eye(d)

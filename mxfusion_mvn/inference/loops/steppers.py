@@ -30,7 +30,6 @@ class Stepper(ABC):
 
     compiled = False
     fallback_reason: Optional[str] = None
-    is_synchronous = False  # whether steps have been made when they are pushed
 
     @abstractmethod
     def step(self, learning_rate):
@@ -42,6 +41,11 @@ class Stepper(ABC):
         :param learning_rate: of this step.
         :returns: the loss before the update, an NDArray (1,) of its own, which the next step does not overwrite.
         """
+
+    @property
+    def is_synchronous(self):
+        """Whether steps have been made when they are pushed."""
+        return False
 
     def steps_at_once(self, remaining):
         """

@@ -52,9 +52,9 @@ class Training:
     One run: pushes the steps, reads their losses now and then, keeps what was good.
 
     Losses and parameters are looked at after every ``check_every`` iterations, at first sooner, in a long run of fast
-    steps less often, and so often that no more than about a second lies between. If one is not finite, or a factorisation failed, the run steps back to a
-    snapshot, repeats the steps up to the failure one by one, has it diagnosed, and leaves the parameters of the last
-    finite loss.
+    steps less often, and so often that no more than about a second lies between. If one is not finite, or a
+    factorisation failed, the run steps back to a snapshot, repeats the steps up to the failure one by one, has it
+    diagnosed, and leaves the parameters of the last finite loss.
 
     :param stepper: a :class:`Stepper`.
     :param objective: an :class:`~mxfusion_mvn.inference.loops.diagnosis.Objective`, used after a write-back.

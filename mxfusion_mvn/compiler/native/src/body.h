@@ -1,8 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
    All that depends on the type of the entries, T; included once for each type. */
+#define L (WIDTH / (int)sizeof(T))                /* lanes of a vector */
+typedef T NAME(vector) __attribute__((vector_size(WIDTH), aligned(sizeof(T)), may_alias));
+#define V NAME(vector)
+#define AT(p) (*(const V *)(p))
+
 #include "maps.h"
 #include "random.h"
-#include "matrices.h"
+#include "products.h"
+#include "triangles.h"
 
 static void NAME(draw)(const instruction *q, const program *p) {
     T first = (T)q->scalar, second = (T)q->second;
@@ -39,3 +45,6 @@ static void NAME(update)(const adam *rule, float learning_rate) {
         values[i] -= rate * first[i] / (sqrt(second[i]) + epsilon);
     }
 }
+#undef L
+#undef V
+#undef AT

@@ -10,10 +10,12 @@
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define IVDEP _Pragma("clang loop vectorize(assume_safety)")
+#define UNROLLED _Pragma("clang loop unroll(full)")
 #define NOT_FUSED
 #define BODY_NOT_FUSED _Pragma("clang fp contract(off)")
 #else
 #define IVDEP _Pragma("GCC ivdep")
+#define UNROLLED _Pragma("GCC unroll 16")         /* lest arrays of vectors lie in memory, not in registers */
 #define NOT_FUSED __attribute__((optimize("fp-contract=off")))
 #define BODY_NOT_FUSED
 #endif

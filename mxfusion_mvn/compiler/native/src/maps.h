@@ -64,37 +64,32 @@ static T *NAME(memory)(int64_t size) {
     return NAME(scratch);
 }
 
-/* A sum keeps as many partial sums as vectors have lanes, and adds blocks of them in double precision. */
-#define PARTIAL 16
-#define BLOCK_OF_SUM 4096
-static T NAME(dot)(const T *a, const T *b, int64_t n, int64_t sa, int64_t sb) {
-    double sum = 0;
-    int64_t i = 0;
-    if (sa == 1 && sb == 1)
-        while (n - i >= PARTIAL) {
-            T partial[PARTIAL] = {0};
-            int64_t end = n - i < BLOCK_OF_SUM ? n : i + BLOCK_OF_SUM;
-            for (; i + PARTIAL <= end; i += PARTIAL)
-                for (int l = 0; l < PARTIAL; l++) partial[l] += a[i + l] * b[i + l];
-            for (int l = 0; l < PARTIAL; l++) sum += partial[l];
-        }
-    for (; i < n; i++) sum += a[i * sa] * b[i * sb];
-    return (T)sum;
-}
-static T NAME(total)(const T *a, int64_t n, int64_t sa) {
-    double sum = 0;
-    int64_t i = 0;
-    if (sa == 1)
-        while (n - i >= PARTIAL) {
-            T partial[PARTIAL] = {0};
-            int64_t end = n - i < BLOCK_OF_SUM ? n : i + BLOCK_OF_SUM;
-            for (; i + PARTIAL <= end; i += PARTIAL)
-                for (int l = 0; l < PARTIAL; l++) partial[l] += a[i + l];
-            for (int l = 0; l < PARTIAL; l++) sum += partial[l];
-        }
-    for (; i < n; i++) sum += a[i * sa];
-    return (T)sum;
-}
+/* A sum keeps four vectors of partial sums, and adds those of each block in double precision. */
+#define BLOCK_OF_SUM 16384
+#define SUM_OF(name, ARGUMENTS, IS_DENSE, VECTOR, ENTRY) \
+static T NAME(name) ARGUMENTS { \
+    double sum = 0; \
+    int64_t i = 0; \
+    if (IS_DENSE) \
+        while (n - i >= L) { \
+            V p0 = {0}, p1 = {0}, p2 = {0}, p3 = {0}; \
+            T partial[L]; \
+            int64_t end = n - i < BLOCK_OF_SUM ? n : i + BLOCK_OF_SUM; \
+            for (; i + 4 * L <= end; i += 4 * L) { p0 += VECTOR(i); p1 += VECTOR(i + L); p2 += VECTOR(i + 2 * L); p3 += VECTOR(i + 3 * L); } \
+            for (; i + L <= end; i += L) p0 += VECTOR(i); \
+            *(V *)partial = (p0 + p1) + (p2 + p3); \
+            for (int h = L / 2; h; h /= 2) for (int l = 0; l < h; l++) partial[l] += partial[l + h]; \
+            sum += partial[0]; \
+        } \
+    for (; i < n; i++) sum += ENTRY; \
+    return (T)sum; }
+#define PRODUCT_AT(i) AT(a + (i)) * AT(b + (i))
+#define ENTRY_AT(i) AT(a + (i))
+SUM_OF(dot, (const T *a, const T *b, int64_t n, int64_t sa, int64_t sb), sa == 1 && sb == 1, PRODUCT_AT, a[i * sa] * b[i * sb])
+SUM_OF(total, (const T *a, int64_t n, int64_t sa), sa == 1, ENTRY_AT, a[i * sa])
+#undef SUM_OF
+#undef PRODUCT_AT
+#undef ENTRY_AT
 static T NAME(largest)(T found, const T *a, int64_t n, int64_t sa) {
     for (int64_t i = 0; i < n; i++) if (a[i * sa] > found || a[i * sa] != a[i * sa]) found = a[i * sa];  /* a nan stays */
     return found;

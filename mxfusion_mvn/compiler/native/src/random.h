@@ -65,36 +65,58 @@ INLINE uint64_t twisted(const uint64_t *x, int k, int next, int far) {
     uint64_t y = (x[k] & 0x80000000u) | (x[next] & 0x7fffffffu);
     return x[far] ^ (y >> 1) ^ (y & 1 ? 0x9908b0dfu : 0);
 }
-static inline uint32_t word(generator *g) {
-    if (g->position >= 624) {
-        for (int k = 0; k < 227; k++) g->x[k] = twisted(g->x, k, k + 1, k + 397);
-        for (int k = 227; k < 623; k++) g->x[k] = twisted(g->x, k, k + 1, k - 227);
-        g->x[623] = twisted(g->x, 623, 0, 396);
-        g->position = 0;
+static inline void twist(generator *g) {
+    for (int k = 0; k < 227; k++) g->x[k] = twisted(g->x, k, k + 1, k + 397);
+    for (int k = 227; k < 623; k++) g->x[k] = twisted(g->x, k, k + 1, k - 227);
+    g->x[623] = twisted(g->x, 623, 0, 396);
+    g->position = 0;
+}
+static inline void take_words(generator *g, uint32_t *restrict to, int64_t count) {
+    while (count) {
+        if (g->position >= 624) twist(g);
+        int64_t n = 624 - (int64_t)g->position < count ? 624 - (int64_t)g->position : count;
+        const uint64_t *x = g->x + g->position;
+        IVDEP for (int64_t i = 0; i < n; i++) {
+            uint32_t z = (uint32_t)x[i];
+            z ^= z >> 11; z ^= (z << 7) & 0x9d2c5680u; z ^= (z << 15) & 0xefc60000u; z ^= z >> 18;
+            to[i] = z;
+        }
+        g->position += (uint64_t)n; to += n; count -= n;
     }
-    uint64_t z = g->x[g->position++];
-    z ^= z >> 11; z ^= (z << 7) & 0x9d2c5680u; z ^= (z << 15) & 0xefc60000u; z ^= z >> 18;
-    return (uint32_t)z;
 }
 #endif
-/* std::generate_canonical of libstdc++. */
-static inline T NAME(canonical)(generator *g) {
-    T r;
-    if (IS_FLOAT) r = (T)word(g) / (T)4294967296.0;
-    else { double low = word(g); r = (T)((low + word(g) * 4294967296.0) / 18446744073709551616.0); }
-    return r < 1 ? r : IS_FLOAT ? (T)0x1.fffffep-1 : (T)0x1.fffffffffffffp-1;
+/* std::generate_canonical of libstdc++, for at most two normals from each draw of a generator. */
+static void NAME(canonicals)(generator *g, T *restrict to, int count) {
+    uint32_t words[4 * DRAWS_OF_GENERATOR];
+    const T largest = IS_FLOAT ? (T)0x1.fffffep-1 : (T)0x1.fffffffffffffp-1;
+    take_words(g, words, IS_FLOAT ? count : 2 * count);
+    if (IS_FLOAT) IVDEP for (int i = 0; i < count; i++) { T r = (T)words[i] / (T)4294967296.0; to[i] = r < 1 ? r : largest; }
+    else IVDEP for (int i = 0; i < count; i++) {
+        T r = (T)(((double)words[2 * i] + words[2 * i + 1] * 4294967296.0) / 18446744073709551616.0);
+        to[i] = r < 1 ? r : largest;
+    }
 }
-/* std::normal_distribution of libstdc++: the polar method, of which each call is the first. MXNet's is built without fused
+/* std::normal_distribution of libstdc++: the polar method, of which each call is the first. A try takes two numbers whatever
+   comes of it, so that as many tries are made together as normals are missing. MXNet's is built without fused
    multiplications, which would round otherwise. */
-NOT_FUSED static T NAME(stream_normal)(generator *g) {
+NOT_FUSED static int NAME(try_normals)(generator *g, T *restrict out, int count, T mean, T sd) {
     BODY_NOT_FUSED
-    T x, y, r;
-    do {
-        x = 2 * NAME(canonical)(g) - 1;
-        y = 2 * NAME(canonical)(g) - 1;
-        r = x * x + y * y;
-    } while (r > 1 || r == 0);
-    return y * sqrt(-2 * (IS_FLOAT ? (T)logf((float)r) : (T)(log)(r)) / r);
+    T u[2 * DRAWS_OF_GENERATOR], y[DRAWS_OF_GENERATOR], r[DRAWS_OF_GENERATOR], logs[DRAWS_OF_GENERATOR];
+    int kept = 0;
+    NAME(canonicals)(g, u, 2 * count);
+    IVDEP for (int i = 0; i < count; i++) {
+        T x = 2 * u[2 * i] - 1;
+        y[i] = 2 * u[2 * i + 1] - 1;
+        r[i] = x * x + y[i] * y[i];
+    }
+    for (int i = 0; i < count; i++) {
+        T square = r[i];
+        y[kept] = y[i]; r[kept] = square;
+        kept += !(square > 1 || square == 0);
+    }
+    for (int i = 0; i < kept; i++) logs[i] = IS_FLOAT ? (T)logf((float)r[i]) : (T)(log)(r[i]);
+    IVDEP for (int i = 0; i < kept; i++) out[i] = y[i] * sqrt(-2 * logs[i] / r[i]) * sd + mean;
+    return kept;
 }
 NOT_FUSED static void NAME(stream_draws)(T *restrict out, int64_t count, generator *streams, int is_normal, T first, T second) {
     BODY_NOT_FUSED
@@ -103,8 +125,14 @@ NOT_FUSED static void NAME(stream_draws)(T *restrict out, int64_t count, generat
     if (used < 1) used = 1;
     int64_t share = (count + used - 1) / used;
     const T width = (T)((float)second - (float)first);  /* MXNet computes it in single precision */
-    for (int64_t t = 0; t < used; t++)
-        for (int64_t i = t * share; i < (t + 1) * share && i < count; i++)
-            out[i] = is_normal ? NAME(stream_normal)(streams + t) * second + first
-                               : first + width * NAME(canonical)(streams + t);
+    for (int64_t t = 0; t < used; t++) {
+        int64_t i = t * share, end = i + share < count ? i + share : count;
+        while (i < end) {
+            int n = end - i < DRAWS_OF_GENERATOR ? (int)(end - i) : DRAWS_OF_GENERATOR;
+            if (is_normal) { i += NAME(try_normals)(streams + t, out + i, n, first, second); continue; }
+            NAME(canonicals)(streams + t, out + i, n);
+            for (int l = 0; l < n; l++) out[i + l] = first + width * out[i + l];
+            i += n;
+        }
+    }
 }
