@@ -3,10 +3,11 @@
 
 from mxfusion_mvn import InverseWishart, MultivariateNormal
 from mxfusion_mvn.inference import MAP, LaplaceApproximation
-from mxfusion_mvn.inference.laplace.density import independent_groups
+from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host_inference
+import mxnet as mx
 import numpy as np
 import pytest
 from mxfusion import Model, Variable
@@ -25,7 +26,7 @@ from helpers.tolerances import assert_close
 
 
 @pytest.mark.parametrize("jacobian", [False, True])
-def test_it_is_exact_for_a_linear_regression(jacobian, dtype, rng):
+def test_it_is_exact_for_a_linear_regression(jacobian, dtype, engine, rng):
     """In float32 it is limited by the data and constants alone: it is computed in float64."""
     model, data, (mean, cov), log_evidence = regression(rng, dtype=dtype)
     laplace = laplace_of(model, [model.X, model.Y], jacobian, dtype=dtype, **data)
@@ -98,7 +99,7 @@ def mean_and_precision_curvature(x):
 
 
 @pytest.mark.parametrize("model_dtype", ["float32", "float64"])
-def test_of_a_mean_and_a_precision(model_dtype, rng):
+def test_of_a_mean_and_a_precision(model_dtype, engine, rng):
     x = 1 + 2 * rng.normal(size=4)  # as many rows as points at which the gradient is taken
     model = mean_and_precision(model_dtype)
     laplace = laplace_of(model, [model.x], dtype=model_dtype, x=nd(x[:, None], model_dtype))
@@ -164,6 +165,24 @@ def test_it_goes_on_to_the_mode_from_a_map_without_jacobian(rng):
         laplace = laplace_of(model, begin={model.g: [begin]})
         assert_close(laplace.mean, [np.log(150.0)], rtol=1e-5)
         assert laplace.mode.converged
+
+
+def test_it_does_without_a_program_that_turns_out_wrong(engine, rng, monkeypatch):
+    """Of a density that changes after it was traced: the mode is that of the density as it is in the end."""
+    calls = []
+    evaluate = UnconstrainedDensity._negative_log_density
+
+    def changing(self, x):
+        calls.append(x)
+        away = mx.nd.sum(mx.nd.square(x - 5), axis=-1)
+        return evaluate(self, x) + (0 if len(calls) <= 2 else 0.5) * away
+
+    monkeypatch.setattr(UnconstrainedDensity, "_negative_log_density", changing)
+    model = Model()
+    model.m = MultivariateNormal(shape=(2,), dtype="float64")
+    laplace = laplace_of(model)
+    assert_close(laplace.mean, [2.5, 2.5], rtol=1e-6)
+    assert_close(laplace.covariance, np.eye(2) / 2, rtol=1e-6, atol=1e-9)
 
 
 def test_parameters_without_a_prior_are_held(rng):

@@ -197,12 +197,13 @@ def test_a_search_that_ends_elsewhere_is_reported(rng, monkeypatch):
     assert "means nothing" in laplace.report()
 
 
-def test_a_step_to_where_a_matrix_is_not_positive_definite_is_halved(rng):
+@pytest.mark.parametrize("on_failure", [OnFailure("raise"), None])
+def test_a_step_to_where_a_matrix_is_not_positive_definite_is_halved(on_failure, engine, rng):
     """Also if its variable raises at once, and from where the density curves the wrong way. The mode is SciPy's."""
     x = rng.normal(size=(5, 1))
     model = Model()
     model.v = MultivariateNormal(mean=nd([[1.0]]), covariance=100.0, shape=(1, 1), dtype="float64")
-    model.x = MultivariateNormal(covariance=model.v, shape=(5, 1), on_failure=OnFailure("raise"), dtype="float64")
+    model.x = MultivariateNormal(covariance=model.v, shape=(5, 1), on_failure=on_failure, dtype="float64")
     laplace = laplace_of(model, [model.x], begin={model.v: [[6.0]]}, x=nd(x))
     assert laplace._density.failure is not None
 

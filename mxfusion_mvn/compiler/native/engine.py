@@ -177,6 +177,22 @@ def address_of(array):
     return address.value or 0
 
 
+def entries_of(array):
+    """
+    The entries of an array, where they lie.
+
+    :param array: NDArray on the processor, of float32 or float64. It has to be kept alive.
+    :returns: NumPy array (size,).
+    """
+    array.wait_to_read()
+    return _entries_at(address_of(array), array.dtype, array.size)
+
+
+def _entries_at(address, dtype, size):
+    kind = ctypes.c_double if dtype == np.float64 else ctypes.c_float
+    return np.ctypeslib.as_array((kind * size).from_address(address))
+
+
 class NativeProgram:
     """
     The loss and the gradients of a graph, with what a :class:`~mxfusion_mvn.compiler.program.Program` has.
@@ -222,6 +238,11 @@ class NativeProgram:
     def run(self):
         """Compute the loss and the gradients."""
         with self._alone():
+            self._library.mvn_evaluate(ctypes.byref(self._program))
+
+    def run_at_once(self):
+        """As :meth:`run` of a program that does not draw, if MXNet is known to be done with the arrays."""
+        with self._one_thread():
             self._library.mvn_evaluate(ctypes.byref(self._program))
 
     def train(self, adam, rates, losses):
@@ -279,13 +300,17 @@ class NativeProgram:
         run = partial(self._library.mvn_evaluate, ctypes.byref(program))
         return min(timeit.repeat(run, number=_RUNS, repeat=_REPETITIONS)) / _RUNS
 
-    @contextmanager
     def _alone(self, others=()):
-        """Wait until MXNet is done with the arrays; keep its linear algebra to one thread if matrices are small."""
+        """Wait until MXNet is done with the arrays; the context manager of :meth:`_one_thread`."""
         if self._is_random:
             mx.nd.waitall()  # draws that were pushed before come first
         for array in (*self._waited_for, *others):
             check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
+        return self._one_thread()
+
+    @contextmanager
+    def _one_thread(self):
+        """Keep MXNet's linear algebra to one thread if matrices are small."""
         if self._has_large_matrices or not hasattr(_LIB, "omp_set_num_threads"):
             yield
             return
@@ -304,9 +329,7 @@ class NativeProgram:
         return parts
 
     def _read(self, view):
-        kind = ctypes.c_double if view.memory.dtype == np.float64 else ctypes.c_float
-        entries = (kind * view.size).from_address(self._address(view))
-        return np.ctypeslib.as_array(entries).reshape(view.shape).copy()
+        return _entries_at(self._address(view), view.memory.dtype, view.size).reshape(view.shape).copy()
 
     def _address(self, view):
         memory = view.memory

@@ -8,10 +8,12 @@ With y = b(x) of all latent variables together::
 Whatever the dtypes of model and data, all is computed in float64: differences of float32 gradients are mostly rounding.
 """
 
+import threading
 from typing import NamedTuple, Tuple
 
 from mxfusion_mvn.bijections import Bijection
 from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
+from mxfusion_mvn.inference.loops.compiled_function import CompiledFunction
 from mxfusion_mvn.inference.results.draws import draws_at_once, log_pdf_terms, unscaled
 from mxfusion_mvn.inference.variational.gaussians import size_of
 
@@ -58,30 +60,63 @@ class UnconstrainedDensity:
         self.failure = None
         self._base = {uuid: _in_float64(array) for uuid, array in finished.variables.items()}
         self._ctx = finished.inference.mxnet_context
+        self._compiled = CompiledFunction(self._negative_log_density, start, self._ctx)
+        self._lock = threading.Lock()
 
     def evaluate(self, points):
         """
-        Values and gradients.
+        Values and gradients; several threads may ask at once.
 
         :param points: NumPy array (K, n).
         :returns: NumPy arrays (K,) and (K, n); infinity and zeros where a computation fails.
         """
-        at_once = draws_at_once(self.model)
-        with unscaled(self.model):
-            parts = [self._evaluate(points[i : i + at_once]) for i in range(0, len(points), at_once)]
-        return tuple(np.concatenate(part) for part in zip(*parts))
+        values, gradients = np.empty(len(points)), np.empty(points.shape)
+        with self._lock:
+            done = self._by_program(points, values, gradients)
+            while done < len(points):
+                part = slice(done, done + draws_at_once(self.model))
+                values[part], gradients[part] = self._attempt(self._imperatively, points[part])
+                done = part.stop
+        return values, gradients
 
-    def _evaluate(self, points):
-        x = mx.nd.array(points, dtype="float64", ctx=self._ctx)
-        x.attach_grad()
+    def _by_program(self, points, values, gradients):
+        """Evaluate as many points as there is a program for, or may be one; say how many."""
+        for number, point in enumerate(points):
+            found = None if self._compiled.reason is not None else self._attempt(self._compiled, point)
+            if found is None:
+                return number
+            values[number], gradients[number] = found
+        return len(points)
+
+    def verify(self, point):
+        """
+        Compare the program, if there is one, with an imperative evaluation; if they differ, it is used no more.
+
+        :param point: NumPy array (n,).
+        :returns: whether they agree.
+        """
+        with self._lock:
+            if self._compiled.reason is not None:
+                return True
+            found = self._attempt(self._compiled, point)
+            if found is not None:
+                self._compiled.compare(*found)
+            return self._compiled.reason is None
+
+    def _attempt(self, evaluate, points):
         try:
-            with autograd.record():
-                values = self._negative_log_density(x)
-            values.backward()
-            return values.asnumpy(), x.grad.asnumpy()
+            return evaluate(points)
         except (mx.base.MXNetError, NotPositiveDefiniteError) as error:  # far from the mode a factorisation may fail
             self.failure = error
-            return np.full(len(points), np.inf), np.zeros_like(points)
+            return np.full(points.shape[:-1], np.inf), np.zeros_like(points)
+
+    def _imperatively(self, points):
+        x = mx.nd.array(points, dtype="float64", ctx=self._ctx)
+        x.attach_grad()
+        with autograd.record():
+            values = self._negative_log_density(x)
+        values.backward()
+        return values.asnumpy(), x.grad.asnumpy()
 
     def _negative_log_density(self, x):
         samples = x.shape[0]
@@ -90,7 +125,9 @@ class UnconstrainedDensity:
             raw = mx.nd.slice_axis(x, axis=-1, begin=part.start, end=part.stop).reshape((samples,) + part.shape)
             variables[part.variable.uuid] = part.bijection.transform(raw)
             total = total - _sum_per_sample(part.bijection.log_det_jacobian(raw), samples)
-        for term in log_pdf_terms(self.model, variables).values():
+        with unscaled(self.model):
+            terms = log_pdf_terms(self.model, variables)
+        for term in terms.values():
             total = total - _sum_per_sample(term, samples)
         return total
 
