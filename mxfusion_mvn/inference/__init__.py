@@ -20,6 +20,7 @@ from mxfusion_mvn.inference.results.arviz_data import to_arviz
 from mxfusion_mvn.inference.results.files import load, save
 from mxfusion_mvn.inference.results.summaries import summary
 from mxfusion_mvn.inference.supports import register_support, support_of, unregister_support
+from mxfusion_mvn.inference.unconstrained import log_density
 from mxfusion_mvn.inference.variational.posteriors import (
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
@@ -45,6 +46,7 @@ __all__ = [
     "create_Gaussian_lowrank",
     "create_Gaussian_meanfield",
     "load",
+    "log_density",
     "register_support",
     "save",
     "summary",

@@ -14,24 +14,18 @@ from __future__ import annotations
 import math
 import warnings
 
-from mxfusion_mvn.bijections import Real
 from mxfusion_mvn.checks.options import is_positive, shown
-from mxfusion_mvn.inference.arguments import check_finished, refuse
-from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
+from mxfusion_mvn.inference.arguments import refuse
+from mxfusion_mvn.inference.laplace.density import density_of, independent_groups
 from mxfusion_mvn.inference.laplace.newton import WRONG_WAY, find_mode
 from mxfusion_mvn.inference.last_runs import Ending, remember
 from mxfusion_mvn.inference.loops.imperative import BatchLoop
-from mxfusion_mvn.inference.names import entry_names, name_of
-from mxfusion_mvn.inference.results.draws import FinishedInference
-from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.variational.gaussians import TransformedGaussian, triangle
 from mxfusion_mvn.inference.variational.posteriors import set_block
 from mxfusion_mvn.transformations import Positive
 
-import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
-from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import Variable
 from mxfusion.inference import GradBasedInference, Inference, StochasticVariationalInference
 from mxfusion.models import Posterior
@@ -82,24 +76,11 @@ class LaplaceApproximation:
     def __init__(
         self, map_inference: Inference, tolerance: float | None = None, **data: mx.nd.NDArray | np.ndarray
     ) -> None:
-        check_finished("map_inference", map_inference)
-        algorithm = map_inference.inference_algorithm
-        if not isinstance(algorithm, host.MAP):
-            raise InferenceError(
-                f"`map_inference`: got the algorithm {type(algorithm).__name__}; expected MAP. Write "
-                "GradBasedInference(MAP(model, observed)) and run it first."
-            )
         if tolerance is not None and not is_positive(tolerance):
             refuse("tolerance", shown(tolerance), "a positive number or None", "Leave it out.")
-        finished = FinishedInference(map_inference, **data)
-        self._density = UnconstrainedDensity(finished, _locations(map_inference, finished))
+        finished, self._density = density_of("map_inference", map_inference, data)
         latents = [part.variable for part in self._density.parts]
         self._blocks = independent_groups(finished.model, latents)
-        if not np.isfinite(self._density.evaluate(self._density.begin[None])[0]).all():
-            raise InferenceError(
-                "`map_inference`: its log density is not finite where it ended; expected a point near the mode. Check "
-                "the data, or run it on, with a smaller learning rate."
-            ) from self._density.failure
         groups = [self._coordinates(block) for block in self._blocks]
         self.mode = find_mode(self._density, groups, tolerance)
         if not self._density.verify(self.mode.point + _BESIDE * self.mode.scale):
@@ -139,20 +120,16 @@ class LaplaceApproximation:
     @property
     def coordinates(self) -> list[str]:
         """List of the names of the n coordinates; those of a constrained variable begin with raw."""
-        names: list[str] = []
-        for part in self._density.parts:
-            prefix = "" if isinstance(part.bijection, Real) else "raw "
-            names += entry_names(prefix + name_of(part.variable), part.shape)
-        return names
+        return self._density.names
 
     @property
     def null_directions(self) -> list[dict[str, float]]:
         """A dict for each direction without curvature, from names of coordinates to their weights, largest first."""
-        directions = []
+        directions, names = [], self.coordinates
         for vector in (self.mode.scale[:, None] * self._vectors[:, ~self._identified]).T:
             vector = vector / np.linalg.norm(vector)
             order = [i for i in np.argsort(-np.abs(vector)) if abs(vector[i]) > 1e-3]
-            directions.append({self.coordinates[i]: float(vector[i]) for i in order})
+            directions.append({names[i]: float(vector[i]) for i in order})
         return directions
 
     @property
@@ -259,29 +236,6 @@ class LaplaceApproximation:
         below = (factor / deviations[:, None])[np.tril_indices(len(index), -1)]
         given = {"below": triangle(len(index), below)} if len(below) else {}
         return TransformedGaussian(mean, _deviations(scale * deviations), dtype=dtype, **given)
-
-
-def _locations(map_inference, finished):
-    """Dict from each latent Variable to its bijection and the raw array found, NDArray."""
-    algorithm = map_inference.inference_algorithm
-    if not finished.latents:
-        raise InferenceError("`map_inference`: its model has no latent variables; expected some. Give one a prior.")
-    if finished.observed and not finished.data:
-        raise InferenceError(
-            "`data`: got none; expected the observed variables. Pass each by its name, because only the loops of this "
-            "package keep the data of the last run."
-        )
-    known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
-    return {
-        v: (known[v], _raw(map_inference, algorithm.posterior[v].factor.location, known[v])) for v in finished.latents
-    }
-
-
-def _raw(map_inference, location, bijection):
-    """The raw value that was learned, if there is one: the value, rounded, may lie on the edge of the support."""
-    if location.transformation is bijection:
-        return map_inference.params.param_dict[location.uuid].data()
-    return bijection.inverseTransform(map_inference.params[location])
 
 
 def _in_words(direction):

@@ -11,19 +11,26 @@ Whatever the dtypes of model and data, all is computed in float64: differences o
 import threading
 from typing import NamedTuple, Tuple
 
-from mxfusion_mvn.bijections import Bijection
+from mxfusion_mvn.bijections import Bijection, Real
 from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
+from mxfusion_mvn.inference.arguments import check_finished
 from mxfusion_mvn.inference.loops.compiled_function import CompiledFunction
-from mxfusion_mvn.inference.results.draws import draws_at_once, log_pdf_terms, unscaled
+from mxfusion_mvn.inference.names import entry_names, name_of
+from mxfusion_mvn.inference.results.draws import FinishedInference, draws_at_once, log_pdf_terms, unscaled
+from mxfusion_mvn.inference.supports import latent_variables
 from mxfusion_mvn.inference.variational.gaussians import size_of
 
+import mxfusion.inference as host
 import mxnet as mx
 import numpy as np
+from mxfusion.common.exceptions import InferenceError
 from mxfusion.components import Distribution
 from mxfusion.components.functions import FunctionEvaluation
 from mxfusion.components.variables import Variable
 from mxfusion.modules.module import Module
 from mxnet import autograd
+
+_RUN_ON = "Check the data, or run it on, with a smaller learning rate."
 
 
 class Part(NamedTuple):
@@ -62,6 +69,30 @@ class UnconstrainedDensity:
         self._ctx = finished.inference.mxnet_context
         self._compiled = CompiledFunction(self._negative_log_density, start, self._ctx)
         self._lock = threading.Lock()
+
+    @property
+    def names(self):
+        """List of the names of the n coordinates; those of a constrained variable begin with raw."""
+        names = []
+        for part in self.parts:
+            prefix = "" if isinstance(part.bijection, Real) else "raw "
+            names += entry_names(prefix + name_of(part.variable), part.shape)
+        return names
+
+    @property
+    def fallback_reason(self):
+        """Why it is evaluated imperatively, None if it is or may be by a program."""
+        return self._compiled.reason
+
+    def constrained(self, points):
+        """
+        The latent variables at points.
+
+        :param points: NumPy array (K, n).
+        :returns: dict from Variables to NumPy arrays (K, ...) of float64.
+        """
+        x = mx.nd.array(points, dtype="float64", ctx=self._ctx)
+        return {part.variable: part.bijection.transform(_raw_of(part, x)).asnumpy() for part in self.parts}
 
     def evaluate(self, points):
         """
@@ -108,6 +139,9 @@ class UnconstrainedDensity:
             return evaluate(points)
         except (mx.base.MXNetError, NotPositiveDefiniteError) as error:  # far from the mode a factorisation may fail
             self.failure = error
+            if points.ndim == 2 and len(points) > 1:  # it fails for all if it fails for one
+                each = [self._attempt(evaluate, point[None]) for point in points]
+                return tuple(np.concatenate(arrays) for arrays in zip(*each))
             return np.full(points.shape[:-1], np.inf), np.zeros_like(points)
 
     def _imperatively(self, points):
@@ -122,7 +156,7 @@ class UnconstrainedDensity:
         samples = x.shape[0]
         variables, total = dict(self._base), mx.nd.zeros((samples,), dtype="float64", ctx=self._ctx)
         for part in self.parts:
-            raw = mx.nd.slice_axis(x, axis=-1, begin=part.start, end=part.stop).reshape((samples,) + part.shape)
+            raw = _raw_of(part, x)
             variables[part.variable.uuid] = part.bijection.transform(raw)
             total = total - _sum_per_sample(part.bijection.log_det_jacobian(raw), samples)
         with unscaled(self.model):
@@ -130,6 +164,59 @@ class UnconstrainedDensity:
         for term in terms.values():
             total = total - _sum_per_sample(term, samples)
         return total
+
+
+def density_of(argument, inference, data, begin="where it ended", remedy=_RUN_ON):
+    """
+    The density of the latent variables of a MAP inference, at its data and at the parameters it has learned.
+
+    :param argument: the name of the argument for the inference.
+    :param inference: an Inference of MAP, of this package or of MXFusion, that has been run or initialised.
+    :param data: dict from names to the observed variables; without any, the data of its last run.
+    :param begin: where the density begins, in the words of an error.
+    :param remedy: what to do if it is not finite there.
+    :returns: a :class:`~mxfusion_mvn.inference.results.draws.FinishedInference` and an :class:`UnconstrainedDensity`
+        that begins at the values of the inference.
+    :raises InferenceError: for another algorithm, without data, without latent variables, or if the density is not
+        finite there.
+    """
+    check_finished(argument, inference)
+    algorithm = inference.inference_algorithm
+    if not isinstance(algorithm, host.MAP):
+        raise InferenceError(
+            f"`{argument}`: got the algorithm {type(algorithm).__name__}; expected MAP. Write "
+            "GradBasedInference(MAP(model, observed)) and run it first."
+        )
+    finished = FinishedInference(inference, **data)
+    density = UnconstrainedDensity(finished, _locations(argument, inference, finished))
+    if not np.isfinite(density.evaluate(density.begin[None])[0]).all():
+        if "Incompatible attr" in str(density.failure):  # MXNet's words for two dtypes
+            remedy = "Part of the model computes in float32 only, as a kernel does by default: write dtype='float64'."
+        raise InferenceError(
+            f"`{argument}`: its log density is not finite {begin}; expected a point near the mode. {remedy}"
+        ) from density.failure
+    return finished, density
+
+
+def _locations(argument, inference, finished):
+    """Dict from each latent Variable to its bijection and the raw array found, NDArray."""
+    algorithm = inference.inference_algorithm
+    if not finished.latents:
+        raise InferenceError(f"`{argument}`: its model has no latent variables; expected some. Give one a prior.")
+    if finished.observed and not finished.data:
+        raise InferenceError(
+            "`data`: got none; expected the observed variables. Pass each by its name, because only the loops of this "
+            "package keep the data of the last run."
+        )
+    known = getattr(algorithm, "bijections", None) or latent_variables(algorithm.model, finished.observed)
+    return {v: (known[v], _raw(inference, algorithm.posterior[v].factor.location, known[v])) for v in finished.latents}
+
+
+def _raw(inference, location, bijection):
+    """The raw value that was learned, if there is one: the value, rounded, may lie on the edge of the support."""
+    if location.transformation is bijection:
+        return inference.params.param_dict[location.uuid].data()
+    return bijection.inverseTransform(inference.params[location])
 
 
 def independent_groups(model, latents):
@@ -163,6 +250,11 @@ def _sources(variable):
     if factor is None:
         return set()
     return set().union(*(_sources(source) for _, source in factor.inputs))
+
+
+def _raw_of(part, x):
+    """The raw array of a latent variable, (S, ...), in vectors (S, n)."""
+    return mx.nd.slice_axis(x, axis=-1, begin=part.start, end=part.stop).reshape((x.shape[0],) + part.shape)
 
 
 def _sum_per_sample(term, samples):

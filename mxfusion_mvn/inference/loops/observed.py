@@ -19,6 +19,7 @@ from mxfusion.common.exceptions import InferenceError
 from mxfusion.components.variables import Variable
 
 _ACCEPTED = "an NDArray, a NumPy array or a DataFrame of numbers"
+_LEAVE_OUT = "Leave it out, or name the variable among the observed ones of the algorithm."
 
 
 def check_observed(infr_executor, data):
@@ -55,9 +56,8 @@ def check_keywords(given, names, options=()):
     for keyword in given:
         if keyword not in names:
             wanted = ", ".join(f"`{name}`" for name in names) or "nothing: no variable is observed"
-            raise InferenceError(
-                f"`{keyword}`: got data for what is not observed; expected {wanted}. {_suggestion(keyword, known)}"
-            )
+            remedy = did_you_mean(keyword, known) or _LEAVE_OUT
+            raise InferenceError(f"`{keyword}`: got data for what is not observed; expected {wanted}. {remedy}")
     for name in names:
         if name not in given:
             raise InferenceError(
@@ -154,9 +154,14 @@ def _remedy_of_type(value):
     return "np.array([x])" if np.isscalar(value) else "np.array(x)"
 
 
-def _suggestion(keyword, known):
+def did_you_mean(keyword, known):
+    """
+    A question after a name that is near to a keyword.
+
+    :param keyword: a text.
+    :param known: list of names.
+    :returns: a sentence, None if no name is near.
+    """
     lower = {name.lower(): name for name in known}
     near = difflib.get_close_matches(keyword.lower(), lower, n=1)
-    if near:
-        return f"Did you mean {lower[near[0]]}?"
-    return "Leave it out, or name the variable among the observed ones of the algorithm."
+    return f"Did you mean {lower[near[0]]}?" if near else None

@@ -7,6 +7,7 @@ factor may align them otherwise (a module, or a function that takes all samples 
 """
 
 import contextlib
+import threading
 from typing import Any, Dict
 
 from mxfusion_mvn.distributions._base import VectorDistribution
@@ -31,6 +32,8 @@ _AT_ONCE = 100
 _FIRST = 10
 # The largest number of entries that an array of all draws may have.
 _MOST_ENTRIES = 2**20
+# Held while the factors of a model are not scaled: another thread would take that for their scaling.
+_SCALING = threading.RLock()
 
 
 class FinishedInference:
@@ -271,14 +274,15 @@ def _aligned(factor, variables):
 def unscaled(graph):
     """Within a ``with`` block count each row of the data once, although a loop over minibatches may be running."""
     factors = list(graph.distributions.values()) + list(graph.modules.values())
-    scalings = [factor.log_pdf_scaling for factor in factors]
-    try:
-        for factor in factors:
-            factor.log_pdf_scaling = 1
-        yield
-    finally:
-        for factor, scaling in zip(factors, scalings):
-            factor.log_pdf_scaling = scaling
+    with _SCALING:
+        scalings = [factor.log_pdf_scaling for factor in factors]
+        try:
+            for factor in factors:
+                factor.log_pdf_scaling = 1
+            yield
+        finally:
+            for factor, scaling in zip(factors, scalings):
+                factor.log_pdf_scaling = scaling
 
 
 def _entries_of_a_draw(variables, samples):
