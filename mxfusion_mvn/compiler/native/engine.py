@@ -205,19 +205,22 @@ class NativeProgram:
     :raises Unknown: if the engine cannot run the graph.
     :raises NotBuiltError: if there is no engine.
 
-    ``loss`` is the NDArray that a run writes the loss to. ``results`` is the NDArray (size of all parameters,) that a
-    run writes the gradients to, in the order of ``gradients``.
+    ``value`` is the NumPy array that a run writes the loss to, ``gradient`` the one (size of all parameters,) for the
+    gradients, in the order of ``gradients``. They are no NDArrays, because to wait for the readers of one takes longer
+    than most runs.
     """
 
     def __init__(self, graph, parameters, gradients, ctx, fixed_noise=False):
         self._library = library()
         dtype = graph.loss.dtype
         size = sum(gradient.size for gradient in gradients.values())
-        self.results = mx.nd.zeros((size,), dtype=dtype, ctx=ctx)
-        self.loss = mx.nd.zeros(graph.loss.shape or (1,), dtype=dtype, ctx=ctx)
+        self._ctx = ctx
+        self._results = mx.nd.zeros((size,), dtype=dtype, ctx=ctx)
+        self.gradient = np.zeros(size, dtype)
+        self.value = np.zeros(graph.loss.shape or (1,), dtype)
         self._has_large_matrices = has_large_matrix(graph)
         self._receivers = gradients
-        plan = Plan(graph, parameters, self._parts(), self.loss, fixed_noise)
+        plan = Plan(graph, parameters, self._parts(), self.value, fixed_noise)
         self._waited_for = [array for array in plan.arrays if not isinstance(array, np.ndarray)]
         self._places = places_of(plan)
         self._memory = np.zeros(self._places.size + ALIGNED, "u1")
@@ -229,7 +232,7 @@ class NativeProgram:
         self._program = _Program(
             code=self._code.ctypes.data,
             instructions=len(self._code),
-            loss=address_of(self.loss),
+            loss=address_of(self.value),
             is_double=dtype == np.float64,
             streams=_streams() if self._is_random else None,
         )
@@ -268,7 +271,18 @@ class NativeProgram:
     def deliver(self):
         """Copy the gradients to the arrays that are for them."""
         for part, receiver in zip(self._parts().values(), self._receivers.values()):
-            part.copyto(receiver)
+            receiver[:] = part
+
+    @property
+    def loss(self):
+        """The loss of the last run, an NDArray of its own."""
+        return mx.nd.array(self.value, dtype=self.value.dtype, ctx=self._ctx)
+
+    @property
+    def results(self):
+        """The gradients of the last run, in an NDArray (size of all parameters,) that is always the same."""
+        self._results[:] = self.gradient
+        return self._results
 
     @property
     def draws(self):
@@ -301,10 +315,12 @@ class NativeProgram:
         return min(timeit.repeat(run, number=_RUNS, repeat=_REPETITIONS)) / _RUNS
 
     def _alone(self, others=()):
-        """Wait until MXNet is done with the arrays; the context manager of :meth:`_one_thread`."""
+        """Wait until MXNet has written what is read, and read ``others``; then as :meth:`_one_thread`."""
         if self._is_random:
             mx.nd.waitall()  # draws that were pushed before come first
-        for array in (*self._waited_for, *others):
+        for array in self._waited_for:
+            check_call(_LIB.MXNDArrayWaitToRead(array.handle))
+        for array in others:
             check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
         return self._one_thread()
 
@@ -324,7 +340,7 @@ class NativeProgram:
     def _parts(self):
         parts, begin = {}, 0
         for name, receiver in self._receivers.items():
-            parts[name] = self.results[begin : begin + receiver.size].reshape(receiver.shape)
+            parts[name] = self.gradient[begin : begin + receiver.size].reshape(receiver.shape)
             begin += receiver.size
         return parts
 
@@ -363,7 +379,7 @@ class _Losses:
         self._program = program
 
     def keep(self):
-        return [KnownLosses(self._program.loss.asnumpy().ravel(), self._program.has_failed)]
+        return [KnownLosses(self._program.value.ravel().copy(), self._program.has_failed)]
 
 
 class KnownLosses(NamedTuple):
@@ -394,14 +410,17 @@ class Adam:
     What steps of Adam update, and how.
 
     :param values: NDArray (P,): the parameters.
-    :param gradients: NDArray (P,).
+    :param gradient: NumPy array (P,).
     :param moments: pair of NDArrays (P,): the moving averages of gradients and of their squares.
     :param beta1: rate of the first average.
     :param beta2: rate of the second.
     :param epsilon: added to the root of the second.
     :param wd: weight decay.
+
+    ``arrays`` are those that are updated.
     """
 
-    def __init__(self, values, gradients, moments, beta1=0.9, beta2=0.999, epsilon=1e-8, wd=0.0):
-        self.arrays = values, gradients, *moments
-        self.record = _Adam(*map(address_of, self.arrays), values.size, beta1, beta2, epsilon, wd)
+    def __init__(self, values, gradient, moments, beta1=0.9, beta2=0.999, epsilon=1e-8, wd=0.0):
+        self.arrays = values, *moments
+        addresses = map(address_of, (values, gradient, *moments))
+        self.record = _Adam(*addresses, values.size, beta1, beta2, epsilon, wd)

@@ -118,9 +118,10 @@ class CompiledStepper(ImperativeStepper):
         if state is None:
             return self._traced_step(learning_rate)
         self._run(state)
-        if self._flat is None or state.program.results is None:
+        gradient = None if self._flat is None else state.program.results
+        if gradient is None:
             state.program.deliver()
-        return self._updated(state.program, learning_rate)
+        return self._updated(state.program, learning_rate, gradient)
 
     def steps_at_once(self, remaining):
         """As :meth:`Stepper.steps_at_once`."""
@@ -249,11 +250,11 @@ class CompiledStepper(ImperativeStepper):
         state.runs.count += 1
         state.program.run()
 
-    def _updated(self, program, learning_rate):
+    def _updated(self, program, learning_rate, gradient):
         if self._flat is None:
             for array in self._learned.values():
                 array._fresh_grad = True  # else the trainer takes the gradient for an old one
-        self._update(learning_rate, program.results)
+        self._update(learning_rate, gradient)
         self._feed.step += 1
         return program.losses.keep()[0]
 
@@ -263,7 +264,7 @@ class CompiledStepper(ImperativeStepper):
         self._run(state)
         self._verify(program.deliver, program.loss, program.draws)
         program.deliver()
-        return self._updated(program, learning_rate)
+        return self._updated(program, learning_rate, None)
 
     def _verified_several(self, learning_rates):
         """The last step is compared, at the values before it."""

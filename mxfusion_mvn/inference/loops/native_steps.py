@@ -29,7 +29,7 @@ class NativeSteps(StepProgram):
         super().__init__(flat)
         self._count = _FIRST
         self._program = program
-        self._rule = Adam(flat.values, program.results, flat.adam.moments, **flat.adam.options)
+        self._rule = Adam(flat.values, program.gradient, flat.adam.moments, **flat.adam.options)
         self.before = mx.nd.zeros_like(flat.values)
 
     def possible(self, remaining):
