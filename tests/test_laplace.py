@@ -4,6 +4,7 @@
 from mxfusion_mvn import InverseWishart, MultivariateNormal
 from mxfusion_mvn.inference import MAP, LaplaceApproximation
 from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity, independent_groups
+from mxfusion_mvn.inference.loops import compiled_function
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host_inference
@@ -167,8 +168,10 @@ def test_it_goes_on_to_the_mode_from_a_map_without_jacobian(rng):
         assert laplace.mode.converged
 
 
-def test_it_does_without_a_program_that_turns_out_wrong(engine, rng, monkeypatch):
+@pytest.mark.parametrize("first_comparison", [1, 7, 12, 100])
+def test_it_does_without_a_program_that_turns_out_wrong(first_comparison, engine, rng, monkeypatch):
     """Of a density that changes after it was traced: the mode is that of the density as it is in the end."""
+    monkeypatch.setattr(compiled_function, "_FIRST_COMPARISON", first_comparison)
     calls = []
     evaluate = UnconstrainedDensity._negative_log_density
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from mxfusion_mvn import MultivariateNormal, OnFailure
 from mxfusion_mvn.bijections import Ordered
 from mxfusion_mvn.inference import MAP, BatchLoop, LaplaceApproximation, log_density
+from mxfusion_mvn.inference.laplace.density import UnconstrainedDensity
 from mxfusion_mvn.transformations import Positive
 
 import mxfusion.inference as host_inference
@@ -249,6 +250,27 @@ def test_what_is_not_compiled_is_evaluated_as_mxfusion_does(engine, rng):
     for point, value, gradient in zip(points, values, gradients):
         assert density(point)[0] == pytest.approx(value, rel=1e-14)
         assert_close(gradient, oracles.central_difference(lambda p: density(p)[0], point, step=1e-5), rtol=1e-7)
+
+
+def test_a_program_that_turns_out_wrong_is_used_no_more(engine, rng, monkeypatch):
+    """Where that shows among many points, all of them are evaluated as MXFusion does."""
+    calls = []
+    evaluate = UnconstrainedDensity._negative_log_density
+
+    def changing(self, x):
+        calls.append(x)
+        return evaluate(self, x) * (1 if len(calls) <= 2 else 3)
+
+    monkeypatch.setattr(UnconstrainedDensity, "_negative_log_density", changing)
+    case = CASES["normal_mean"]("float64", rng)
+    density = log_density(case.model, **case.data)
+    points = near(density, rng, 150)
+    expected = [3 * case.log_density(density, point) for point in points]
+    values, gradients = density(points)
+    assert "not the same computation each time" in density.fallback_reason
+    assert_close(values, expected, rtol=1e-9)
+    slope = oracles.central_difference(lambda x: 3 * case.log_density(density, x), points[0], step=1e-4)
+    assert_close(gradients[0], slope, rtol=1e-6)
 
 
 # Threads

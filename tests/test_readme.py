@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 # How many blocks of code there are, and what they print.
 DOCUMENTS = {
     "README.md": (4, ["NDArray 3x3", "compiled", "covariance[2, 1]"]),
-    "docs/inference.md": (7, ["compiled", "us per step", "covariance[2, 1]", "Log evidence", "max_iter"]),
+    "docs/inference.md": (8, ["compiled", "us per step", "covariance[2, 1]", "Log evidence", "sampled", "max_iter"]),
 }
 
 

@@ -103,36 +103,35 @@ class UnconstrainedDensity:
         """
         values, gradients = np.empty(len(points)), np.empty(points.shape)
         with self._lock:
-            done = self._by_program(points, values, gradients)
-            while done < len(points):
-                part = slice(done, done + draws_at_once(self.model))
-                values[part], gradients[part] = self._attempt(self._imperatively, points[part])
-                done = part.stop
+            if not self._by_program(points, values, gradients):
+                at_once = draws_at_once(self.model)
+                for start in range(0, len(points), at_once):
+                    part = slice(start, start + at_once)
+                    values[part], gradients[part] = self._attempt(self._imperatively, points[part])
         return values, gradients
 
     def _by_program(self, points, values, gradients):
-        """Evaluate as many points as there is a program for, or may be one; say how many."""
+        """Evaluate by the program if there is one, or may be one; say whether all of it is right."""
         for number, point in enumerate(points):
             found = None if self._compiled.reason is not None else self._attempt(self._compiled, point)
             if found is None:
-                return number
+                return False
             values[number], gradients[number] = found
-        return len(points)
+        return True
 
     def verify(self, point):
         """
         Compare the program, if there is one, with an imperative evaluation; if they differ, it is used no more.
 
         :param point: NumPy array (n,).
-        :returns: whether they agree.
+        :returns: False if this, or a comparison before, has shown that there was a wrong program.
         """
         with self._lock:
-            if self._compiled.reason is not None:
-                return True
-            found = self._attempt(self._compiled, point)
-            if found is not None:
-                self._compiled.compare(*found)
-            return self._compiled.reason is None
+            if self._compiled.reason is None:
+                found = self._attempt(self._compiled, point)
+                if found is not None:
+                    self._compiled.compare(*found)
+            return not self._compiled.has_been_wrong
 
     def _attempt(self, evaluate, points):
         try:

@@ -45,6 +45,11 @@ class CompiledFunction:
         self._runs = 0
         self._next_comparison = _FIRST_COMPARISON
 
+    @property
+    def has_been_wrong(self):
+        """Whether a program was used before a comparison showed that it was wrong."""
+        return self._run is not None and self.reason is not None
+
     def __call__(self, point):
         """
         Evaluate.
