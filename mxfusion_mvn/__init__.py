@@ -20,10 +20,12 @@ from mxfusion_mvn.distributions import (
     Wishart,
 )
 from mxfusion_mvn.gaussian import Gaussian
+from mxfusion_mvn.totals.gaussian_statistics import GaussianStatistics
 
 __all__ = [
     "Gaussian",
     "GaussianMixture",
+    "GaussianStatistics",
     "InverseWishart",
     "LKJCholesky",
     "LowRankMultivariateNormal",

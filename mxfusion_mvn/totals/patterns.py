@@ -158,14 +158,17 @@ def _bucket(rows, scales, counts, starts, sizes):
 
 def codes(observed):
     """
-    One integer or string for each pattern: sorting rows of booleans takes longer than all the algebra.
+    One entry for each pattern: sorting rows of booleans takes longer than all the algebra.
 
     :param observed: NumPy array (N, D) of booleans.
-    :returns: NumPy array (N,).
+    :returns: NumPy array (N,), equal for equal rows: integers for up to 53 columns, else bytes.
     """
-    if observed.shape[1] <= 62:
-        return observed @ (1 << np.arange(observed.shape[1]))
-    return np.array([row.tobytes().hex() for row in np.packbits(observed, axis=1)])
+    dim = observed.shape[1]
+    if dim > 53:
+        packed = np.packbits(observed, axis=1)
+        return packed.view(f"V{packed.shape[1]}").ravel()
+    # A product of float64 is a call of BLAS, and exact up to 2^53; 16 bits are sorted by counting.
+    return (observed.astype("float64") @ 2.0 ** np.arange(dim)).astype("uint16" if dim <= 16 else "int64")
 
 
 def masked_covariance(covariance, masks):
