@@ -25,7 +25,7 @@ from mxfusion_mvn.distributions import _data
 from mxfusion_mvn.distributions._data import NAN_REMEDY
 from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.linalg.axes import align_samples
-from mxfusion_mvn.totals.statistics import all_rows
+from mxfusion_mvn.totals.statistics import all_rows, standing_for_all
 from mxfusion_mvn.totals.summed import is_constant, reduced
 
 import mxnet as mx
@@ -177,8 +177,10 @@ class VectorDistribution(Distribution):
 
         :param F: ``mxnet.ndarray``.
         :param variables: dict from uuid to NDArray (S or 1, B..., event).
-        :returns: NDArray (S or 1, B...).
+        :returns: NDArray (S or 1, B...); (S or 1,) where rows stand for others (:func:`row_counts_key`).
         """
+        if self._row_counts(variables) is not None:
+            return self.total_log_pdf(F, variables)
         return self._scaled_log_pdf(variables, lambda arrays: self.log_pdf_impl(F=F, **arrays))
 
     def total_log_pdf(self, F, variables):
@@ -238,9 +240,16 @@ class VectorDistribution(Distribution):
         :param matrix_axes: the leading axes of the covariance, a tuple.
         :returns: :class:`~mxfusion_mvn.totals.statistics.Rows`.
         """
+        counts = self._row_counts(variables)
+        if counts is not None:
+            return standing_for_all(value, mean, counts)
         vectors = all_rows(value, mean, matrix_axes).vectors
         value, mean = self._regressed(variables, mean, value, matrix_axes)
         return reduced(value, mean, matrix_axes)._replace(vectors=vectors)
+
+    def _row_counts(self, variables):
+        """Of how many rows each row of the random variable is the mean (:func:`row_counts_key`), None for its own."""
+        return variables.get(row_counts_key(self.outputs[0][1].uuid))
 
     def _regressed(self, variables, mean, value, matrix_axes, isotropic=False):
         """As :meth:`_reduced`, (value, mean), by what is known of the function that the mean comes from."""
@@ -256,6 +265,8 @@ class VectorDistribution(Distribution):
         """Inputs and random variable by name, aligned: (S or 1, B..., event)."""
         arrays = self._collect(edges, variables)
         self._check_axes(arrays["random_variable"])
+        if self._row_counts(variables) is not None:
+            self._check_shared(arrays)
         self._check_sizes(arrays, arrays["random_variable"].shape[1:])
         self._check_samples(arrays, max(array.shape[0] for array in arrays.values()))
         return align_samples(arrays, self._event_axes())
@@ -289,6 +300,18 @@ class VectorDistribution(Distribution):
         if len(got) != len(declared) and not is_one:
             expected, remedy = checks.show_shape(declared), checks.shape_remedy(name, got, declared)
             raise InferenceError(f"`{name}`: got shape {got}; expected {expected}. {remedy}")
+
+    def _check_shared(self, arrays):
+        """Refuse inputs that differ from row to row, where rows stand for others."""
+        for name, _ in self.inputs:
+            batch = arrays[name].shape[1 : arrays[name].ndim - len(self.EVENT[name])]
+            if any(size > 1 for size in batch):
+                event = arrays[name].shape[1 + len(batch) :]
+                raise InferenceError(
+                    f"`{self._full_name(name)}`: got shape {batch + event}; expected {checks.show_shape(event)}, the "
+                    "same for all rows, because of these there are GaussianStatistics only. Compute it without the "
+                    "number of rows, or pass the rows."
+                )
 
     def _check_sizes(self, arrays, shape):
         """Refuse sizes that definition did not know: the shapes of function outputs, and how many rows there are."""
@@ -379,6 +402,19 @@ class VectorDistribution(Distribution):
             for letter, size in zip(reversed(letters), reversed(variable.shape)):
                 if size != 1:  # the first input settles what the random variable does not, such as K
                     sizes.setdefault(letter, size)
+
+
+def row_counts_key(uuid):
+    """
+    The key beside the data of a random variable under which they are told to be statistics.
+
+    Its value is the second array of :meth:`~mxfusion_mvn.GaussianStatistics.standing_rows`, of which the data are the
+    first.
+
+    :param uuid: of the random variable.
+    :returns: a text.
+    """
+    return f"{uuid}_row_counts"
 
 
 def _value(name, variable, variables):

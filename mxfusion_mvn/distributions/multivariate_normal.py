@@ -109,10 +109,12 @@ class MultivariateNormal(MatrixDistribution):
 
     def _total(self, variables, arrays):
         value, mean, matrix = arrays["random_variable"], arrays["mean"], arrays[self.form]
+        counts = self._row_counts(variables)
         if self._missing and value.shape[0] == 1:
-            if not is_constant(value) or np.isnan(value.asnumpy()).any():
-                return self._total_of_observed(mean, value, matrix)
-        if matrix.shape[-1] == 1:
+            may_be_read = counts is not None or is_constant(value)
+            if not may_be_read or np.isnan(value.asnumpy()).any():
+                return self._total_of_observed(mean, value, matrix, counts)
+        if matrix.shape[-1] == 1 and counts is None:
             return self._total_of_entries(variables, mean, value, matrix)
         rows = self._reduced(variables, mean, value, matrix.shape[:-2])
         return self._total_of_rows(rows, matrix)
@@ -126,21 +128,23 @@ class MultivariateNormal(MatrixDistribution):
         return self._total_of_rows(rows._replace(vectors=vectors), matrix)
 
     def _total_of_rows(self, rows, matrix):
-        if self._policy() is None and closed_form.pays(rows, matrix):  # a policy may change the matrix
+        dim = rows.value.shape[-1]
+        # A policy may change the matrix.
+        if self._policy() is None and matrix.shape[-1] == dim and closed_form.pays(rows, matrix):
             return closed_form.total(self.form, rows, matrix)
-        structure = self._structure(self.form, matrix, matrix.shape[-1])
+        structure = self._structure(self.form, matrix, dim)
         return total_by_structure(rows, structure, matrix.shape[:-2])
 
-    def _total_of_observed(self, mean, value, matrix):
+    def _total_of_observed(self, mean, value, matrix, counts):
         """With entries missing: by patterns, where all rows share their mean and covariance."""
         shared = all(size == 1 for size in mean.shape[1:-1] + matrix.shape[1:-2])
-        if not shared or not is_constant(value):
+        if counts is None and not (shared and is_constant(value)):
             return self.log_pdf_impl(mean, value, **{self.form: matrix})
         dim = value.shape[-1]
         mean, matrix = mean.reshape((-1, 1, mean.shape[-1])), matrix.reshape((-1, 1) + matrix.shape[-2:])
         gaussian = self._gaussian(mean, {self.form: matrix}, dim)
         observed = value.reshape((-1, dim))
-        return total_of_observed(gaussian, observed, self._policy(), self._full_name(self.form))
+        return total_of_observed(gaussian, observed, self._policy(), self._full_name(self.form), counts)
 
 
 class MultivariateNormalMeanPrecision(MultivariateNormal):

@@ -8,10 +8,12 @@ from typing import Any
 
 from mxfusion_mvn.checks.options import context_defect, dtype_defect, shown
 from mxfusion_mvn.inference.arguments import check_count, refuse
-from mxfusion_mvn.inference.loops.observed import as_data, check_keywords, check_shapes
+from mxfusion_mvn.inference.from_statistics import as_observed, row_counts
+from mxfusion_mvn.inference.loops.observed import check_keywords, check_shapes
 from mxfusion_mvn.inference.loops.optimizers import create_optimizer
 from mxfusion_mvn.inference.loops.record import RunRecord
 from mxfusion_mvn.inference.names import check_names, name_of
+from mxfusion_mvn.totals.gaussian_statistics import GaussianStatistics
 
 import mxfusion.inference as host
 import mxnet as mx
@@ -29,9 +31,12 @@ class GradBasedInference(host.GradBasedInference):
     A drop-in replacement for MXFusion's class of this name, with any algorithm and any loop.
 
     Data may also be NumPy arrays, memory maps (which are copied into memory) and DataFrames; they are converted to the
-    dtype of the inference. Data that do not fit are refused before anything is learned, by the name of the variable:
-    keywords that are missing, misspelt or not observed, arrays that do not hold numbers, shapes other than the declared
-    ones, and two variables that disagree about N.
+    dtype of the inference. In place of the rows of a Gaussian, which need not fit into memory, there may be
+    :class:`~mxfusion_mvn.GaussianStatistics`: at most D + 1 rows stand for all, and their number is ``model.N``.
+
+    Data that do not fit are refused before anything is learned, by the name of the variable: keywords that are missing,
+    misspelt or not observed, arrays that do not hold numbers, shapes other than the declared ones, and two variables
+    that disagree about N.
 
     With MXFusion's own class, too, the loops of this package check the types, dtypes and shapes of arrays, and the
     distributions check the number of axes in any loop. But MXFusion then drops unknown keywords, checks the shapes
@@ -69,12 +74,23 @@ class GradBasedInference(host.GradBasedInference):
             if defect is not None:
                 refuse(option, *defect)
         super().__init__(inference_algorithm, grad_loop, constants, hybridize, dtype, context)
+        self._row_counts: dict[str, np.ndarray] = {}  # of the data of the present run that are statistics
 
-    def initialize(self, **kw: mx.nd.NDArray | np.ndarray | tuple) -> None:
+    def create_executor(self):
+        """
+        As MXFusion's; during a run with statistics the distributions are told of how many rows these are.
+
+        :returns: MXFusion's ObjectiveBlock.
+        """
+        executor = super().create_executor()
+        executor._constants = {**executor._constants, **self._row_counts}
+        return executor
+
+    def initialize(self, **kw: mx.nd.NDArray | np.ndarray | GaussianStatistics | tuple) -> None:
         """
         Create the parameters, with the sizes of the data.
 
-        :param kw: the observed variables by name: arrays as in :meth:`run`, or tuples of integers, their shapes.
+        :param kw: the observed variables by name: data as in :meth:`run`, or tuples of integers, their shapes.
         :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
         :raises InferenceError: as :meth:`run`, and for arrays beside shapes.
         """
@@ -91,7 +107,7 @@ class GradBasedInference(host.GradBasedInference):
         learning_rate: float = 1e-3,
         max_iter: int = 2000,
         verbose: bool = False,
-        **kwargs: mx.nd.NDArray | np.ndarray,
+        **kwargs: mx.nd.NDArray | np.ndarray | GaussianStatistics,
     ) -> RunRecord:
         """
         Train.
@@ -101,7 +117,10 @@ class GradBasedInference(host.GradBasedInference):
         :param max_iter: the number of iterations, or of epochs in a loop over minibatches.
         :param verbose: whether to show the progress.
         :param kwargs: the observed variables by name, NDArrays, NumPy arrays or DataFrames of the declared shapes.
-            Masked entries become NaN, which only variables declared with ``missing=True`` may have.
+            Masked entries become NaN, which only variables declared with ``missing=True`` may have. Rows of a
+            ``MultivariateNormal``, ``LowRankMultivariateNormal`` or ``MatrixNormal`` may be
+            :class:`~mxfusion_mvn.GaussianStatistics`, in loops over all data, where all share a mean and a covariance
+            and nothing else depends on them.
         :returns: the result of the loop; the loops of this package return a
             :class:`~mxfusion_mvn.inference.RunRecord`.
         :raises ModelSpecificationError: if two variables of the model or the posterior have one name.
@@ -111,6 +130,7 @@ class GradBasedInference(host.GradBasedInference):
         if not isinstance(learning_rate, numbers.Real):
             refuse("learning_rate", shown(learning_rate), "a number", "Start with 0.01.")
         data = self._as_data(kwargs)
+        self._row_counts = self._counts(kwargs)
         try:
             return super().run(
                 optimizer=optimizer, learning_rate=learning_rate, max_iter=max_iter, verbose=verbose, **data
@@ -120,6 +140,8 @@ class GradBasedInference(host.GradBasedInference):
                 create_optimizer(optimizer, learning_rate, self.params.param_dict)  # refuses some for float64
                 self._refuse_constants(error)
             raise
+        finally:
+            self._row_counts = {}
 
     def _refuse_constants(self, error):
         """Name a constant whose dtype is not that of the inference, because MXNet does not mix dtypes."""
@@ -135,9 +157,21 @@ class GradBasedInference(host.GradBasedInference):
     def _as_data(self, given):
         self._check_graphs(given)
         observed = self._observed()
-        data = {v.name: as_data(v, given[v.name], self.dtype, self.mxnet_context) for v in observed}
+        data = {v.name: as_observed(v, given[v.name], self.graphs, self.dtype, self.mxnet_context) for v in observed}
         check_shapes({variable: data[variable.name].shape for variable in observed})
         return data
+
+    def _counts(self, given):
+        """What the distributions are told of statistics, which are all of the data."""
+        for name, value in given.items():
+            if isinstance(value, GaussianStatistics) and isinstance(self._grad_loop, host.MinibatchInferenceLoop):
+                refuse(
+                    name,
+                    f"GaussianStatistics in a {type(self._grad_loop).__name__}",
+                    "a loop over all data",
+                    "Use CompiledLoop(), a step of which takes as long as with D + 1 rows.",
+                )
+        return row_counts({variable: given[variable.name] for variable in self._observed()})
 
     def _check_graphs(self, given):
         for graph in self.graphs:

@@ -22,7 +22,8 @@ class LastRun(NamedTuple):
     """
     The last run of an inference.
 
-    ``data`` is a dict from the uuid of each observed variable to its NDArray; ``ending`` is None while the run goes on,
+    ``data`` is a dict from the uuid of each observed variable to its NDArray, with the row counts of those that are
+    statistics (:func:`~mxfusion_mvn.distributions._base.row_counts_key`); ``ending`` is None while the run goes on,
     if there was no run, and if it was by a loop of another package.
     """
 
@@ -35,7 +36,7 @@ def remember(param_dict, data, ending=None):
     Keep the data of a run, and how it ended.
 
     :param param_dict: the ParameterDict that was trained.
-    :param data: dict from the uuid of each observed variable to its NDArray.
+    :param data: as of :class:`LastRun`.
     :param ending: an :class:`Ending`, None while the run goes on.
     """
     _RUNS[param_dict] = LastRun(data, ending)

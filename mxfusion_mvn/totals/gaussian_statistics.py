@@ -129,6 +129,11 @@ class GaussianStatistics:
         return len(self._parts)
 
     @property
+    def has_missing(self) -> bool:
+        """Whether entries are missing."""
+        return not all(map(all, self._parts))
+
+    @property
     def mean(self) -> np.ndarray:
         """
         The mean of the rows, NumPy array in the shape of a row.
@@ -194,7 +199,7 @@ class GaussianStatistics:
 
     def _complete(self, what):
         """The moments of complete rows."""
-        if len(self._parts) != 1 or not all(map(all, self._parts)):
+        if self.has_missing or not self._parts:
             got = "rows with missing entries" if self._parts else "no rows"
             refuse(what, got, "complete rows", "With entries missing it has to be fitted: inference.run(X=statistics).")
         return next(iter(self._parts.values()))

@@ -22,7 +22,7 @@ from mxfusion_mvn import linalg
 from mxfusion_mvn.checks.failure import factor
 from mxfusion_mvn.linalg import constant, is_differentiated
 from mxfusion_mvn.linalg.density import log_density, normaliser
-from mxfusion_mvn.totals.statistics import rows_of_patterns
+from mxfusion_mvn.totals.statistics import rows_of_patterns, standing_for_patterns
 
 import mxnet as mx
 import numpy as np
@@ -44,7 +44,7 @@ class Bucket(NamedTuple):
     counts: np.ndarray  # (K,)
 
 
-def total_of_observed(gaussian, value, on_failure, name):
+def total_of_observed(gaussian, value, on_failure, name, counts=None):
     """
     The sum of the log densities of what was observed.
 
@@ -54,6 +54,7 @@ def total_of_observed(gaussian, value, on_failure, name):
     :param on_failure: what to do if an observed block is not positive definite, an :class:`~mxfusion_mvn.OnFailure`, or
         None not to look.
     :param name: what to call the covariance in messages.
+    :param counts: None; where the rows stand for others, of how many each is the mean, NumPy array (N,).
     :returns: NDArray (S or 1,).
     """
     covariance, mean = gaussian.structure.dense(), gaussian.mean
@@ -64,7 +65,7 @@ def total_of_observed(gaussian, value, on_failure, name):
     total: Any = 0
     gradients: List[Any] = [0, 0]
     previous: List[Any] = []
-    for bucket in buckets_of(value.asnumpy(), most):
+    for bucket in buckets_of(value.asnumpy(), most, counts):
         block = _Block(bucket, after(constant(covariance), *previous), constant(mean), on_failure, name)
         total = total + block.total()
         previous = [total]
@@ -106,16 +107,20 @@ def after(array, *previous):
     return array
 
 
-def buckets_of(value, most):
+def buckets_of(value, most, counts=None):
     """
     The patterns of missing entries.
 
     :param value: NumPy array (N, D), NaN where an entry is missing.
     :param most: the largest number of patterns in a bucket.
+    :param counts: as for :func:`total_of_observed`.
     :returns: a list of :class:`Bucket`; patterns whose numbers of rows are within a factor of two are together.
     """
-    _, index = np.unique(codes(~np.isnan(value)), return_inverse=True)
-    rows, scales, counts = rows_of_patterns(value, index.reshape(-1))
+    if counts is None:
+        _, index = np.unique(codes(~np.isnan(value)), return_inverse=True)
+        rows, scales, counts = rows_of_patterns(value, index.reshape(-1))
+    else:
+        rows, scales, counts = standing_for_patterns(value, counts)
     starts = np.flatnonzero(counts)
     sizes = np.diff(np.append(starts, len(rows)))
     return [_bucket(rows, scales, counts, starts[which], sizes[which]) for which in chunks(sizes, most)]

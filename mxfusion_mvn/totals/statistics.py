@@ -56,6 +56,20 @@ def all_rows(value, mean, matrix_axes):
     return Rows(value, mean, size_of(leading[1:]))
 
 
+def standing_for_all(value, mean, counts):
+    """
+    The rows that stand for all, without missing entries.
+
+    :param value: NDArray (1, M, D): the mean of the data, and below it a factor of their scatter.
+    :param mean: NDArray (S or 1, 1, D).
+    :param counts: NumPy array (M,), how many rows the data are, and zeros.
+    :returns: :class:`Rows`.
+    """
+    count, dim = int(counts[0]), value.shape[-1]
+    scatter = None if value.shape[1] == 1 else value.slice_axis(axis=1, begin=1, end=None).reshape((-1, 1, 1, dim))
+    return Rows(value.slice_axis(axis=1, begin=0, end=1), mean, count, float(count), scatter)
+
+
 def mean_and_scatter(value, mean, matrix_axes):
     """
     Mean and scatter over the axes along which neither the mean nor the covariance varies.
@@ -128,6 +142,18 @@ def rows_of_patterns(value, index):
         scale.append(part[:, 0])
         count.append(np.where(np.arange(len(part)) == 0, len(members), 0))
     return np.concatenate(rows), np.concatenate(scale), np.concatenate(count)
+
+
+def standing_for_patterns(value, counts):
+    """
+    As :func:`rows_of_patterns`, of rows that stand for all.
+
+    :param value: NumPy array (M, D): for each pattern the mean, and below it a factor of the scatter.
+    :param counts: NumPy array (M,), how many rows each mean is of, 0 for the rows of a factor.
+    :returns: (rows, scale, count) as of that function.
+    """
+    scale = np.sqrt(counts)
+    return np.where(counts > 0, scale, 1.0)[:, None] * value, scale, counts
 
 
 def compress(rows, centre=0.0):

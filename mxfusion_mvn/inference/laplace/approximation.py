@@ -16,6 +16,7 @@ import warnings
 
 from mxfusion_mvn.checks.options import is_positive, shown
 from mxfusion_mvn.inference.arguments import refuse
+from mxfusion_mvn.inference.grad_based_inference import GradBasedInference
 from mxfusion_mvn.inference.laplace.density import density_of, independent_groups
 from mxfusion_mvn.inference.laplace.newton import WRONG_WAY, find_mode
 from mxfusion_mvn.inference.last_runs import Ending, remember
@@ -27,7 +28,7 @@ from mxfusion_mvn.transformations import Positive
 import mxnet as mx
 import numpy as np
 from mxfusion.components.variables import Variable
-from mxfusion.inference import GradBasedInference, Inference, StochasticVariationalInference
+from mxfusion.inference import Inference, StochasticVariationalInference
 from mxfusion.models import Posterior
 
 # At how many deviations from the mode the program is verified. At the mode itself gradients are mostly rounding.
@@ -216,7 +217,9 @@ class LaplaceApproximation:
         for uuid, parameter in inference.params.param_dict.items():
             if uuid in map_inference.params.param_dict:
                 parameter.set_data(map_inference.params.param_dict[uuid].data())
-        remember(inference.params.param_dict, finished.data, self._ending())  # for summaries and ArviZ
+        remember(
+            inference.params.param_dict, {**finished.data, **finished.row_counts}, self._ending()
+        )  # for summaries and ArviZ
         return inference
 
     def _ending(self):

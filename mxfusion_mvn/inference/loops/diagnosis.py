@@ -9,7 +9,7 @@ finite, the gradient is looked at.
 from contextlib import contextmanager
 
 from mxfusion_mvn.checks.failure import NotPositiveDefiniteError
-from mxfusion_mvn.distributions._base import NAN_REMEDY
+from mxfusion_mvn.distributions._base import NAN_REMEDY, row_counts_key
 from mxfusion_mvn.inference.last_runs import Ending, last_run_of, remember
 from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.variational.gaussians import JointVariable
@@ -64,7 +64,9 @@ class Objective:
         :param record: the :class:`~mxfusion_mvn.inference.RunRecord`, None while the run goes on.
         """
         ending = record and Ending(record.message, record.has_arrived)
-        remember(self._param_dict, dict(zip(self._executor._data_def, data)), ending)
+        held, constants = dict(zip(self._executor._data_def, data)), self._executor._constants
+        counts = {key: constants[key] for key in map(row_counts_key, held) if key in constants}
+        remember(self._param_dict, {**held, **counts}, ending)
 
     def check_can_be_trained(self):
         """

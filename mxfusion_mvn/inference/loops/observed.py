@@ -12,6 +12,7 @@ from typing import Any
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference.arguments import refuse
 from mxfusion_mvn.inference.names import check_names, name_of
+from mxfusion_mvn.totals.gaussian_statistics import GaussianStatistics
 
 import mxnet as mx
 import numpy as np
@@ -83,6 +84,9 @@ def as_data(variable, value, dtype, ctx):
         return _dense(name, value).astype(dtype, copy=False)
     if hasattr(value, "to_numpy"):
         value = _from_pandas(name, value)
+    if isinstance(value, GaussianStatistics):
+        remedy = "Run it by GradBasedInference of mxfusion_mvn.inference."
+        refuse(name, "GaussianStatistics in MXFusion's own GradBasedInference", "rows", remedy)
     if not isinstance(value, np.ndarray):
         what = f"{value!r}" if np.isscalar(value) else f"a {type(value).__name__}"
         refuse(name, what, _ACCEPTED, f"Write {name}={_remedy_of_type(value)}.")

@@ -40,7 +40,8 @@ def to_arviz(inference: Inference, num_samples: int = 1000, **data: mx.nd.NDArra
     say how it ended: a sentence, and 1 if the loss had levelled off, else 0.
 
     After MAP all draws of the posterior are equal, and there is no log_weight. Without data there is only a posterior.
-    A group that cannot be computed (not every distribution can be drawn from) is left out, with a warning that gives
+    Observed variables that were given as :class:`~mxfusion_mvn.GaussianStatistics` have no rows, and are in lp alone. A
+    group that cannot be computed (not every distribution can be drawn from) is left out, with a warning that gives
     the reason.
 
     :param inference: an Inference that has been run or loaded, whose algorithm is MAP or variational.
@@ -112,7 +113,8 @@ def _attempt(what, function, *arguments):
 
 
 def _observed(finished):
-    random = [variable for variable in finished.observed if variable.type == VariableType.RANDVAR]
+    of_rows = [variable for variable in finished.observed if finished.has_rows(variable)]
+    random = [variable for variable in of_rows if variable.type == VariableType.RANDVAR]
     return random, [variable for variable in finished.observed if variable.type != VariableType.RANDVAR]
 
 

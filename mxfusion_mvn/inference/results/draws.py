@@ -10,11 +10,12 @@ import contextlib
 import threading
 from typing import Any, Dict
 
-from mxfusion_mvn.distributions._base import VectorDistribution
+from mxfusion_mvn.distributions._base import VectorDistribution, row_counts_key
 from mxfusion_mvn.functions import SampledFunction
 from mxfusion_mvn.inference.arguments import check_count, check_finished
+from mxfusion_mvn.inference.from_statistics import as_observed, row_counts
 from mxfusion_mvn.inference.last_runs import last_run_of
-from mxfusion_mvn.inference.loops.observed import as_data, check_shapes
+from mxfusion_mvn.inference.loops.observed import check_shapes
 from mxfusion_mvn.inference.names import name_of
 from mxfusion_mvn.inference.results.host_draws import draw, insert_axes
 
@@ -41,8 +42,8 @@ class FinishedInference:
     The model and the posterior of an inference, with the values learned so far.
 
     :param inference: an Inference that has been run or loaded, whose algorithm is MAP or variational.
-    :param data: the observed variables by name, NDArrays or NumPy arrays. Without any, the data of the last run, if it
-        was by a loop of this package; else there are no data.
+    :param data: the observed variables by name, as for a run. Without any, the data of the last run, if it was by a
+        loop of this package; else there are no data.
     :raises InferenceError: if the inference has not been run, has latent variables but no posterior, or is given data
         that do not fit its observed variables.
     """
@@ -69,8 +70,10 @@ class FinishedInference:
             )
         #: The data as NDArrays; empty if there are none.
         self.data = {variable.uuid: array for variable, array in self._data(data)}
+        #: The row counts of those that are statistics, by their keys.
+        self.row_counts = self._row_counts(data)
         #: Parameters, constants and data, as MXFusion passes them to an algorithm: (1, ...), sizes as integers.
-        self.variables = {**self._learned(), **self._constants(), **_with_sample_axis(self.data)}
+        self.variables = {**self._learned(), **self._constants(), **_with_sample_axis(self.data), **self.row_counts}
 
     def value(self, variable):
         """
@@ -89,6 +92,15 @@ class FinishedInference:
         :returns: a bool.
         """
         return isinstance(self.posterior[variable].factor, PointMass)
+
+    def has_rows(self, variable):
+        """
+        Whether the rows of an observed variable are known.
+
+        :param variable: one of ``observed``.
+        :returns: a bool; False for statistics.
+        """
+        return row_counts_key(variable.uuid) not in self.row_counts
 
     def draw_posterior(self, num_samples):
         """
@@ -183,9 +195,16 @@ class FinishedInference:
                 "by its name, or none of them."
             )
         dtype, ctx = self.inference.dtype, self.inference.mxnet_context
-        arrays = [(variable, as_data(variable, data[variable.name], dtype, ctx)) for variable in self.observed]
+        graphs = self.inference.graphs
+        arrays = [(v, as_observed(v, data[v.name], graphs, dtype, ctx)) for v in self.observed]
         check_shapes({variable: array.shape for variable, array in arrays})
         return arrays
+
+    def _row_counts(self, data):
+        if data:
+            return row_counts({variable: data[variable.name] for variable in self.observed})
+        kept = self._last_run.data
+        return {key: kept[key] for key in (row_counts_key(variable.uuid) for variable in self.observed) if key in kept}
 
 
 def _learned_variables(model, params):
