@@ -228,7 +228,16 @@ def _triangular_solve(plan, node, inputs):
     if not node["lower"]:
         raise Unknown("`_linalg_trsm` of an upper triangle")
     out = plan.new(node.shape, node.dtype)
-    plan.solve(out, *inputs, node["transpose"], node["rightside"], node["alpha"])
+    if inputs[0].shape[-1] > 1:
+        plan.solve(out, *inputs, node["transpose"], node["rightside"], node["alpha"])
+        return out
+    plan.map("a / b", out, inputs[::-1])
+    return out if node["alpha"] == 1 else _scaled(plan, out, node["alpha"])
+
+
+def _scaled(plan, view, scalar):
+    out = plan.new(view.shape, view.memory.dtype)
+    plan.map("a * s", out, [view], scalar)
     return out
 
 

@@ -5,13 +5,13 @@
 typedef void NAME(gemm_t)(const char *, const char *, const int *, const int *, const int *, const T *, const T *, const int *, const T *, const int *, const T *, T *, const int *);
 /* Blocks of rows times vectors of columns; of the last vector `width` entries are wanted: it may write over the rows after
    it, which come later, before `end`. */
-#define BLOCK(rows, vectors) INLINE void NAME(block_##rows##_##vectors)(T *restrict c, const T *restrict a, const T *restrict b, int64_t k, int64_t ra, int64_t ca, int64_t rb, int64_t rc, T alpha, int width, const T *end) { \
+#define BLOCK(rows, vectors) INLINE void NAME(block_##rows##_##vectors)(T *restrict c, const T *restrict a, const T *restrict b, int64_t k, int64_t ra, int64_t ca, int64_t rb, int64_t rc, T alpha, int width, const T *end, int is_added) { \
     V sums[rows][vectors]; \
     UNROLLED for (int i = 0; i < rows; i++) UNROLLED for (int j = 0; j < vectors; j++) sums[i][j] = (V){0}; \
     for (int64_t p = 0; p < k; p++) \
         UNROLLED for (int i = 0; i < rows; i++) { T f = a[i * ra + p * ca]; UNROLLED for (int j = 0; j < vectors; j++) sums[i][j] += f * AT(b + p * rb + j * L); } \
     UNROLLED for (int i = 0; i < rows; i++) \
-        if (width == vectors * L) UNROLLED for (int j = 0; j < vectors; j++) *(V *)(c + i * rc + j * L) = alpha * sums[i][j]; \
+        if (width == vectors * L) UNROLLED for (int j = 0; j < vectors; j++) *(V *)(c + i * rc + j * L) = alpha * sums[i][j] + (is_added ? AT(c + i * rc + j * L) : (V){0}); \
         else if (end - (c + i * rc) >= L) *(V *)(c + i * rc) = alpha * sums[i][0]; \
         else { T last[L]; *(V *)last = alpha * sums[i][0]; for (int j = 0; j < width; j++) c[i * rc + j] = last[j]; } }
 BLOCK(6, 2) BLOCK(4, 2) BLOCK(2, 2) BLOCK(1, 2) BLOCK(6, 1) BLOCK(4, 1) BLOCK(2, 1) BLOCK(1, 1)
@@ -20,15 +20,14 @@ BLOCK(6, 2) BLOCK(4, 2) BLOCK(2, 2) BLOCK(1, 2) BLOCK(6, 1) BLOCK(4, 1) BLOCK(2,
 /* One factor of a product: its entry (i, p) at i * row + p * column. */
 typedef struct { const T *x; int64_t row, column; } NAME(matrix);
 
-/* The second factor in whole vectors, in the order in which they are read; past its last column lies anything. */
+/* Columns of the second factor in whole vectors, in the order in which they are read; past the last lies anything. */
 static NAME(matrix) NAME(packed)(NAME(matrix) b, int64_t k, int64_t n, int64_t wide, T *restrict to) {
     int64_t p = 0;
-    if (b.column == 1 && wide == L)               /* whole vectors, as far as they end within the matrix */
-        for (; p < k && p * b.row + L <= (k - 1) * b.row + n; p++) *(V *)(to + p * L) = AT(b.x + p * b.row);
-    for (; p < k; p++) {
-        for (int64_t j = 0; j < n; j++) to[p * wide + j] = b.x[p * b.row + j * b.column];
-        for (int64_t j = n; j < wide; j++) to[p * wide + j] = 0;
-    }
+    if (b.column == 1)                            /* whole vectors, as far as they end within the matrix */
+        for (; p < k && p * b.row + wide <= (k - 1) * b.row + n; p++)
+            for (int64_t j = 0; j < wide; j += L) *(V *)(to + p * wide + j) = AT(b.x + p * b.row + j);
+    for (int64_t j = 0; j < wide; j++)
+        for (int64_t q = p; q < k; q++) to[q * wide + j] = j < n ? b.x[q * b.row + j * b.column] : 0;
     return (NAME(matrix)){to, wide, 1};
 }
 /* c (1, n) = alpha a (1, k) b (k, n), for rows of b that lie in memory as they are: four sums of each vector, so that
@@ -62,21 +61,33 @@ static NAME(matrix) NAME(triangle)(NAME(matrix) a, int64_t rows, int64_t columns
     return (NAME(matrix)){to, columns, 1};
 }
 
-static void NAME(blocks)(T *restrict c, NAME(matrix) a, NAME(matrix) b, int64_t m, int64_t n, int64_t k, T alpha) {
+/* A strip of columns after the other; of each, as much at a time as the nearest memory holds. Packed strips of matrices
+   with long rows stay there. Returns 0 where there is no memory. */
+#define DEEP 256
+static int NAME(blocks)(T *restrict c, NAME(matrix) a, NAME(matrix) b, int64_t m, int64_t n, int64_t k, T alpha) {
+    const int is_packed = b.column != 1 || n < L || (m > 24 && b.row > 4 * L);
+    T *room = is_packed ? NAME(memory)((n < L ? k : 2 * DEEP) * 2 * L) : NULL;
+    if (is_packed && !room) return 0;
     for (int64_t j = 0; j < n;) {
         int vectors = n - j >= 2 * L ? 2 : 1, width = n < L ? (int)n : vectors * L;
-        int64_t i = 0;
         if (n >= L && n - j < L) j = n - L;       /* the last columns once more */
-#define ROWS(rows, vectors) for (; i + rows <= m; i += rows) NAME(block_##rows##_##vectors)(c + i * n + j, a.x + i * a.row, b.x + j, k, a.row, a.column, b.row, n, alpha, width, c + m * n);
-        if (vectors == 2) { ROWS(6, 2) ROWS(4, 2) ROWS(2, 2) ROWS(1, 2) }
-        else { ROWS(6, 1) ROWS(4, 1) ROWS(2, 1) ROWS(1, 1) }
+        for (int64_t p = 0, deep; p < k; p += deep) {
+            int64_t i = 0;
+            deep = n < L || k - p < 2 * DEEP ? k - p : DEEP;
+            NAME(matrix) strip = {b.x + p * b.row + j * b.column, b.row, b.column};
+            if (is_packed) strip = NAME(packed)(strip, deep, width, vectors * L, room);
+#define ROWS(rows, vectors) for (; i + rows <= m; i += rows) NAME(block_##rows##_##vectors)(c + i * n + j, a.x + i * a.row + p * a.column, strip.x, deep, a.row, a.column, strip.row, n, alpha, width, c + m * n, p > 0);
+            if (vectors == 2) { ROWS(6, 2) ROWS(4, 2) ROWS(2, 2) ROWS(1, 2) }
+            else { ROWS(6, 1) ROWS(4, 1) ROWS(2, 1) ROWS(1, 1) }
 #undef ROWS
+        }
         j += vectors * L;
     }
+    return 1;
 }
 
 /* From how many multiplications on BLAS is faster, and from how many its threads are worth it; measured. */
-#define PRODUCT_OF_BLAS 3e6
+#define PRODUCT_OF_BLAS 2e7
 #define DOT_PRODUCTS 100
 #define LONG_DOT 4                                /* in vectors: a shorter one takes its time for the sum of the last */
 
@@ -106,16 +117,10 @@ static void NAME(multiply)(T *restrict c, NAME(matrix) a, NAME(matrix) b, int64_
         NAME(row_product)(c, a, b, n, k, alpha);
         return;
     }
-    const int is_packed = b.column != 1 || n < L, is_of_dots = m * n * k <= DOT_PRODUCTS || (n == 1 && a.column == 1 && b.row == 1 && (m == 1 || k > LONG_DOT * L));
-    const int64_t wide = n < L ? L : n;
-    T *room = is_packed && !is_of_dots ? NAME(memory)(k * wide) : NULL;
-    if (is_of_dots || (is_packed && !room)) {
+    const int is_of_dots = m * n * k <= DOT_PRODUCTS || (n == 1 && a.column == 1 && b.row == 1 && (m == 1 || k > LONG_DOT * L));
+    if (is_of_dots || !NAME(blocks)(c, a, b, m, n, k, alpha))
         for (int64_t i = 0; i < m; i++) for (int64_t j = 0; j < n; j++)
             c[i * n + j] = alpha * NAME(dot)(a.x + i * a.row, b.x + j * b.column, k, a.column, b.row);
-        return;
-    }
-    if (is_packed) b = NAME(packed)(b, k, n, wide, room);
-    NAME(blocks)(c, a, b, m, n, k, alpha);
 }
 
 /* A batch of products; size: m, n, k and how many; stride[1] and [2]: of rows, of columns, and from matrix to matrix.

@@ -5,30 +5,42 @@
 typedef void NAME(trsm_t)(const char *, const char *, const char *, const char *, const int *, const int *, const T *, const T *, const int *, T *, const int *);
 typedef void NAME(potrf_t)(const char *, const int *, T *, const int *, int *);
 
+/* Up to which dimension matrices are laid side by side, up to which size of a system, and dimension, there is no need of
+   strips, and from which dimension on BLAS may have several threads (THREADED_MATRIX of thresholds.py); measured. */
+#define SIDE_BY_SIDE 32
+#define SMALL_SYSTEM 400
+#define SMALL_FACTOR 3
+#define STRIPS_BELOW 400
+
 /* Small systems: the same loops for one matrix (X is T), and for as many side by side as a vector has lanes (X is V).
    x (m, n) becomes the solution of l x or, on the right, of x l; l is lower triangular, or transposed. */
 #define SMALL(X, suffix, ROOT) \
 static void NAME(solve_##suffix)(X *restrict x, const X *restrict l, int m, int n, int is_transposed, int is_right) { \
+    const int d = is_right ? n : m; \
+    X inverse[SIDE_BY_SIDE]; \
+    for (int i = 0; i < d; i++) inverse[i] = 1 / l[i * (d + 1)]; \
     if (is_right) for (int r = 0; r < m; r++) { \
         X *restrict y = x + r * n; \
         for (int step = 0; step < n; step++) { \
             int j = is_transposed ? step : n - 1 - step; \
             X s = y[j]; \
             for (int p = is_transposed ? 0 : j + 1; p < (is_transposed ? j : n); p++) s -= y[p] * (is_transposed ? l[j * n + p] : l[p * n + j]); \
-            y[j] = s / l[j * n + j]; } } \
+            y[j] = s * inverse[j]; } } \
     else for (int step = 0; step < m; step++) { \
         int i = is_transposed ? m - 1 - step : step; \
         for (int p = is_transposed ? i + 1 : 0; p < (is_transposed ? m : i); p++) { \
             X f = is_transposed ? l[p * m + i] : l[i * m + p]; \
             IVDEP for (int j = 0; j < n; j++) x[i * n + j] -= f * x[p * n + j]; } \
-        X d = l[i * m + i]; \
-        IVDEP for (int j = 0; j < n; j++) x[i * n + j] /= d; } } \
+        X f = inverse[i]; \
+        IVDEP for (int j = 0; j < n; j++) x[i * n + j] *= f; } } \
 static void NAME(factor_##suffix)(X *restrict l, int n) { \
+    X inverse[SIDE_BY_SIDE]; \
     for (int i = 0; i < n; i++) { \
         for (int j = 0; j <= i; j++) { \
             X s = l[i * n + j]; \
             for (int p = 0; p < j; p++) s -= l[i * n + p] * l[j * n + p]; \
-            if (i == j) l[i * n + i] = ROOT(s); else l[i * n + j] = s / l[j * n + j]; } \
+            if (i == j) { l[i * n + i] = ROOT(s); inverse[i] = 1 / l[i * n + i]; } \
+            else l[i * n + j] = s * inverse[j]; } \
         for (int j = i + 1; j < n; j++) l[i * n + j] = (X){0}; } }
 #define ROOT_OF_ONE(s) ((s) > 0 ? sqrt(s) : (T)NAN)  /* nan where a matrix is not positive definite */
 static inline V NAME(root)(V s) { for (int l = 0; l < L; l++) s[l] = ROOT_OF_ONE(s[l]); return s; }
@@ -115,12 +127,6 @@ static int NAME(factor_strips)(T *restrict a, int64_t n) {
     return 1;
 }
 
-/* Up to which dimension matrices are laid side by side, up to which size of a system, and dimension, there is no need of
-   strips, and from which dimension on BLAS may have several threads (THREADED_MATRIX of thresholds.py); measured. */
-#define SIDE_BY_SIDE 32
-#define SMALL_SYSTEM 400
-#define SMALL_FACTOR 3
-#define STRIPS_BELOW 400
 static void NAME(together)(T *restrict to, const T *restrict from, int64_t size, int64_t step) {
     for (int l = 0; l < L; l++) for (int64_t i = 0; i < size; i++) to[i * L + l] = from[l * step + i];
 }
