@@ -101,7 +101,7 @@ def test_a_compiled_run_is_that_from_all_rows(share, kind, dtype, rng):
 
 
 def test_by_laplace_too(rng):
-    rows = rows_of(rng)
+    rows = rows_of(rng, count=60)
     found = []
     for data in (GaussianStatistics.of(rows), rows):
         found.append(LaplaceApproximation(run("covariance", "map", CompiledLoop(), "float64", data)[0]))

@@ -3,6 +3,7 @@
 
 from mxfusion_mvn import (
     GaussianStatistics,
+    InverseWishart,
     LowRankMultivariateNormal,
     MatrixNormal,
     MultivariateNormal,
@@ -18,6 +19,7 @@ from mxfusion_mvn.inference import (
     create_Gaussian_fullrank,
     create_Gaussian_lowrank,
     create_Gaussian_meanfield,
+    log_density,
     summary,
     to_arviz,
 )
@@ -328,3 +330,21 @@ def test_a_checkpoint_sees_statistics(rng):
     inference.run(X=GaussianStatistics.of(rows), learning_rate=0.05, max_iter=10)
     found.append(LaplaceApproximation(inference, X=rows).log_evidence)
     assert_close(found[0], found[1], rtol=1e-9)
+
+
+def test_log_densities_for_samplers(rng):
+    rows = rows_of(rng, covariance)
+    densities = []
+    for data in (GaussianStatistics.of(rows), rows):
+        m = Model()
+        m.N = Variable()
+        m.mu = MultivariateNormal(covariance=100.0, shape=(DIM,), dtype="float64")
+        m.V = InverseWishart(DIM + 2.0, np.eye(DIM), shape=(DIM, DIM), dtype="float64")
+        m.X = MultivariateNormal(m.mu, m.V, shape=(m.N, DIM), dtype="float64")
+        densities.append(log_density(m, X=data))
+    points = densities[0].begin + rng.normal(size=(6, densities[0].dim))
+    for point in points:
+        (value, gradient), (expected, expected_gradient) = (density(point) for density in densities)
+        assert_close(value, expected, rtol=1e-12)
+        assert_close(gradient, expected_gradient, rtol=0, atol=1e-12 * np.abs(expected_gradient).max())
+    assert densities[0].fallback_reason is None
