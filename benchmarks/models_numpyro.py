@@ -10,12 +10,14 @@ import math
 
 import jax
 import jax.numpy as jnp
+import more_models_numpyro
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import problems
 from jax import lax, random
 from jax.scipy.linalg import solve_triangular
+from more_models_numpyro import prior
 from numpyro.infer import SVI, Trace_ELBO, autoguide, init_to_feasible
 from worker import serve
 
@@ -25,7 +27,7 @@ LONGEST, LARGE = 200, 2_000_000
 
 def mean_model(data):
     """The mean of a normal, its covariance known."""
-    mean = numpyro.sample("mean", _prior(data["x"].shape[-1:]))
+    mean = numpyro.sample("mean", prior(data["x"].shape[-1:]))
     with numpyro.plate("rows", len(data["x"])):
         numpyro.sample("x", dist.MultivariateNormal(mean, scale_tril=data["factor"]), obs=data["x"])
 
@@ -33,7 +35,7 @@ def mean_model(data):
 def mean_and_covariance(data):
     """The mean of a normal, its Cholesky factor a parameter."""
     dim = data["x"].shape[-1]
-    mean = numpyro.sample("mean", _prior((dim,)))
+    mean = numpyro.sample("mean", prior((dim,)))
     factor = numpyro.param("factor", jnp.eye(dim), constraint=dist.constraints.lower_cholesky)
     with numpyro.plate("rows", len(data["x"])):
         numpyro.sample("x", dist.MultivariateNormal(mean, scale_tril=factor), obs=data["x"])
@@ -41,14 +43,14 @@ def mean_and_covariance(data):
 
 def regression(data):
     """Bayesian linear regression."""
-    weights = numpyro.sample("weights", _prior(data["x"].shape[-1:]))
+    weights = numpyro.sample("weights", prior(data["x"].shape[-1:]))
     law = dist.Normal(data["x"] @ weights, problems.REGRESSION_SD)
     numpyro.sample("y", law.to_event(1), obs=data["y"])
 
 
 def sleepstudy(data):
     """Correlated intercepts and slopes."""
-    beta = numpyro.sample("beta", _prior((2,)))
+    beta = numpyro.sample("beta", prior((2,)))
     sd = numpyro.sample("sd", dist.Gamma(*problems.GAMMA).expand((2,)).to_event(1))
     correlation = numpyro.sample("correlation", dist.LKJCholesky(2, problems.LKJ))
     noise = numpyro.sample("noise", dist.Gamma(*problems.GAMMA))
@@ -88,6 +90,7 @@ MODELS = {
     "sleepstudy": sleepstudy,
     "neural net": neural_net,
     "process": process,
+    **more_models_numpyro.MODELS,
 }
 
 
@@ -173,10 +176,6 @@ def log_density(mean, covariance, x):
     white = solve_triangular(factor, jnp.swapaxes(x - mean, -1, -2), lower=True)
     log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1))) * x.shape[-2]
     return -0.5 * jnp.sum(jnp.square(white)) - log_det - 0.5 * x.size * math.log(2 * math.pi)
-
-
-def _prior(shape):
-    return dist.Normal(0.0, problems.PRIOR_SD).expand(shape).to_event(len(shape))
 
 
 def _guide(kind, model):

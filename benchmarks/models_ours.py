@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of problems.py in MXFusion with this package, and some of the host's that have no peer elsewhere.
+"""Six models of problems.py in MXFusion with this package, and some of the host's that have no peer elsewhere.
 
 Each function gives a Model and the values of its observed variables, by name.
 """
@@ -56,9 +56,9 @@ def sleepstudy(data):
     subjects, days = data["y"].shape
     model = Model()
     model.beta = MultivariateNormal(covariance=PRIOR_VARIANCE, shape=(2,))
-    model.sd = _gamma((2,))
+    model.sd = gamma((2,))
     model.correlation = LKJCholesky(problems.LKJ, shape=(2, 2))
-    model.noise = _gamma((1, 1))
+    model.noise = gamma((1, 1))
     factor = scale_rows(model.correlation, model.sd)
     model.coefficients = MultivariateNormal(mean=model.beta, scale_tril=factor, shape=(subjects, 2))
     mean = linear(data["design"], model.coefficients)
@@ -130,7 +130,7 @@ def process(data):
     """A Gaussian process."""
     model = Model()
     for name in ("variance", "length", "noise"):
-        setattr(model, name, _gamma((1,)))
+        setattr(model, name, gamma((1,)))
     kernel = RBF(1, variance=model.variance, lengthscale=model.length) + White(1, variance=model.noise)
     covariance = kernel(Variable(value=mx.nd.array(data["x"])))
     model.y = MultivariateNormal(covariance=covariance, shape=data["y"].shape)
@@ -180,8 +180,15 @@ def sparse_process(data):
     return model, {"x": data["x"], "y": data["y"][:, None]}
 
 
-def _gamma(shape):
-    alpha, beta = (mx.nd.full(shape, value) for value in problems.GAMMA)
+def gamma(shape, prior=problems.GAMMA):
+    """
+    A positive variable.
+
+    :param shape: tuple.
+    :param prior: shape and rate of its gamma distribution.
+    :returns: a random Variable.
+    """
+    alpha, beta = (mx.nd.full(shape, value) for value in prior)
     return host.Gamma.define_variable(alpha=alpha, beta=beta, shape=shape)
 
 

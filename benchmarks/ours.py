@@ -15,15 +15,17 @@ from mxfusion_mvn.transformations import PositiveDefinite
 
 import mxfusion.components.distributions as host
 import mxfusion.inference as host_inference
+import models_ours
+import more_models_ours
 import mxnet as mx
 import numpy as np
 import problems
-from models_ours import MODELS
 from mxfusion import Variable
 from mxfusion.inference import BatchInferenceLoop, GradBasedInference, StochasticVariationalInference
 from mxfusion.models import Posterior
 from worker import serve
 
+MODELS = {**models_ours.MODELS, **more_models_ours.MODELS}
 LOOKS = 50  # steps between two looks at the losses, as by default
 LEAST_LOOKS = 8  # in a long run of fast steps, as by default
 COMPILED = 200  # steps after which a program of several of them has been made, if one is
