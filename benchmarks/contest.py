@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -27,12 +27,14 @@ class Contender(NamedTuple):
     :param script: the file that has it.
     :param task: what it is called there.
     :param process: contenders of the same process share what their library has compiled; None for one of its own.
+    :param environment: what its process gets beside what all get, pairs of strings.
     """
 
     name: str
     script: str
     task: str
     process: Optional[str] = None
+    environment: Tuple[Tuple[str, str], ...] = ()
 
 
 class Pythons(NamedTuple):
@@ -55,9 +57,10 @@ class Worker:
     :param threads: how many the library may use.
     :param dtype: float32 or float64.
     :param cache: folder in which JAX keeps what it has compiled, None for nowhere.
+    :param environment: as in :class:`Contender`.
     """
 
-    def __init__(self, python, script, threads=1, dtype="float32", cache=None):
+    def __init__(self, python, script, threads=1, dtype="float32", cache=None, environment=()):
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": str(threads),
@@ -67,6 +70,7 @@ class Worker:
             "JAX_ENABLE_X64": str(int(dtype == "float64")),
             **(jaxs_cache(cache) if cache else {}),
             **(mxnets_kernels() if script == "ours.py" else {}),
+            **dict(environment),
         }
         self._script = script
         self._process = subprocess.Popen(
@@ -135,7 +139,8 @@ class Team:
         self._workers = {}
         for contender in contenders:
             if _process(contender) not in self._workers:
-                worker = Worker(pythons.of(contender.script), contender.script, threads, dtype, cache)
+                python, script = pythons.of(contender.script), contender.script
+                worker = Worker(python, script, threads, dtype, cache, contender.environment)
                 self._workers[_process(contender)] = worker
 
     def __enter__(self):

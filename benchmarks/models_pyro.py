@@ -8,11 +8,13 @@ are not validated. ``jit`` is Pyro's ``JitTrace_ELBO``.
 import math
 import os
 
+import more_models_pyro
 import numpy as np
 import problems
 import pyro
 import pyro.distributions as dist
 import torch
+from more_models_pyro import prior, without_plate
 from pyro.infer import SVI, JitTrace_ELBO, Trace_ELBO, autoguide
 from pyro.infer.autoguide import init_to_feasible
 from torch.distributions import constraints
@@ -24,7 +26,7 @@ pyro.enable_validation(False)
 
 def mean_model(data):
     """The mean of a normal, its covariance known."""
-    mean = pyro.sample("mean", _prior(data["x"].shape[-1:]))
+    mean = pyro.sample("mean", prior(data["x"].shape[-1:]))
     with pyro.plate("rows", len(data["x"])):
         pyro.sample("x", dist.MultivariateNormal(mean, scale_tril=data["factor"]), obs=data["x"])
 
@@ -32,7 +34,7 @@ def mean_model(data):
 def mean_and_covariance(data):
     """The mean of a normal, its Cholesky factor a parameter."""
     dim = data["x"].shape[-1]
-    mean = pyro.sample("mean", _prior((dim,)))
+    mean = pyro.sample("mean", prior((dim,)))
     factor = pyro.param("factor", lambda: torch.eye(dim), constraint=constraints.lower_cholesky)
     with pyro.plate("rows", len(data["x"])):
         pyro.sample("x", dist.MultivariateNormal(mean, scale_tril=factor), obs=data["x"])
@@ -40,15 +42,15 @@ def mean_and_covariance(data):
 
 def regression(data):
     """Bayesian linear regression."""
-    weights = pyro.sample("weights", _prior(data["x"].shape[-1:]))
-    law = dist.Normal(_without_plate(weights, 1) @ data["x"].T, problems.REGRESSION_SD)
+    weights = pyro.sample("weights", prior(data["x"].shape[-1:]))
+    law = dist.Normal(without_plate(weights, 1) @ data["x"].T, problems.REGRESSION_SD)
     with pyro.plate("rows", len(data["y"])):
         pyro.sample("y", law, obs=data["y"])
 
 
 def sleepstudy(data):
     """Correlated intercepts and slopes."""
-    beta = pyro.sample("beta", _prior((2,)))
+    beta = pyro.sample("beta", prior((2,)))
     sd = pyro.sample("sd", dist.Gamma(*problems.GAMMA).expand((2,)).to_event(1))
     correlation = pyro.sample("correlation", dist.LKJCholesky(2, problems.LKJ))
     noise = pyro.sample("noise", dist.Gamma(*problems.GAMMA))
@@ -68,7 +70,7 @@ def neural_net(data):
     }
     for layer in range(3):
         weight, bias = weights[f"weight{layer}"], weights[f"bias{layer}"]
-        hidden = hidden @ _without_plate(weight, 2) + _without_plate(bias, 1).unsqueeze(-2)
+        hidden = hidden @ without_plate(weight, 2) + without_plate(bias, 1).unsqueeze(-2)
         hidden = torch.tanh(hidden) if layer < 2 else hidden
     with pyro.plate("rows", len(data["y"])):
         pyro.sample("y", dist.Normal(hidden, problems.NET_SD).to_event(1), obs=data["y"])
@@ -77,7 +79,7 @@ def neural_net(data):
 def process(data):
     """A Gaussian process."""
     variance, length, noise = (
-        _without_plate(pyro.sample(name, dist.Gamma(*problems.GAMMA)), 0)[..., None, None]
+        without_plate(pyro.sample(name, dist.Gamma(*problems.GAMMA)), 0)[..., None, None]
         for name in ("variance", "length", "noise")
     )
     squared = torch.square(data["x"] - data["x"].T)
@@ -95,6 +97,7 @@ MODELS = {
     "sleepstudy": sleepstudy,
     "neural net": neural_net,
     "process": process,
+    **more_models_pyro.MODELS,
 }
 
 
@@ -166,20 +169,11 @@ def log_density(mean, covariance, x):
     return -0.5 * white.square().sum() - log_det - 0.5 * x.numel() * math.log(2 * math.pi)
 
 
-def _prior(shape):
-    return dist.Normal(0.0, problems.PRIOR_SD).expand(shape).to_event(len(shape))
-
-
 def _guide(kind, model):
     if kind == "delta":
         return autoguide.AutoDelta(model, init_loc_fn=init_to_feasible)
     family = {"fullrank": autoguide.AutoMultivariateNormal, "meanfield": autoguide.AutoNormal}[kind]
     return family(model, init_loc_fn=init_to_feasible, init_scale=problems.SCALE)
-
-
-def _without_plate(draws, event_axes):
-    """Draws (S, 1, event) as (S, event): the axis of 1 is there for the plate."""
-    return draws.squeeze(-1 - event_axes) if draws.dim() > event_axes + 1 else draws
 
 
 if __name__ == "__main__":

@@ -7,16 +7,24 @@ import numpy as np
 import problems
 from contest import Contender, Team, ratio
 
-OURS = "ours"
+OURS, EXECUTOR, LOOP = "ours", "MXNet's executor", "MXFusion's loop"
+PYRO, JIT, UPDATE, RUN = "Pyro", "Pyro, JIT", "NumPyro, update", "NumPyro, run"
+WITHOUT_ENGINE = (("MXFUSION_MVN_NATIVE", "0"),)
 TRAINING = (
     Contender(OURS, "ours.py", "compiled"),
-    Contender("MXFusion's loop", "ours.py", "host"),
-    Contender("Pyro", "models_pyro.py", "step"),
-    Contender("Pyro, JIT", "models_pyro.py", "jit"),
-    Contender("NumPyro, update", "models_numpyro.py", "update", process="NumPyro"),
-    Contender("NumPyro, run", "models_numpyro.py", "scan", process="NumPyro"),
+    Contender(EXECUTOR, "ours.py", "compiled", environment=WITHOUT_ENGINE),
+    Contender(LOOP, "ours.py", "host"),
+    Contender(PYRO, "models_pyro.py", "step"),
+    Contender(JIT, "models_pyro.py", "jit"),
+    Contender(UPDATE, "models_numpyro.py", "update", process="NumPyro"),
+    Contender(RUN, "models_numpyro.py", "scan", process="NumPyro"),
 )
 LEARNING_RATE = 1e-3
+
+
+def training_of(*names):
+    """Those of TRAINING that have these names, a list."""
+    return [contender for contender in TRAINING if contender.name in names]
 
 
 class Settings(NamedTuple):
@@ -134,7 +142,7 @@ class Bench:
 
     def problem(self, name):
         """The path of the data of a model in problems.py."""
-        return self.data(name, getattr(problems, name.replace(" ", "_")))
+        return self.data(name, getattr(problems, name.lower().replace(" ", "_")))
 
     def gaussian(self, rows, dim):
         """The path of the data of a normal."""

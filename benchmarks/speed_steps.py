@@ -6,12 +6,29 @@ import itertools
 import numpy as np
 import problems
 from contest import Contender, ratio
-from speed_setting import OURS, TRAINING, Section, case, columns, headings, threads_in_words
+from speed_setting import (
+    EXECUTOR,
+    JIT,
+    LOOP,
+    OURS,
+    PYRO,
+    RUN,
+    TRAINING,
+    UPDATE,
+    WITHOUT_ENGINE,
+    Section,
+    case,
+    columns,
+    headings,
+    threads_in_words,
+    training_of,
+)
 
 FIXED = "ours, data fixed"
 DENSITY = (
     Contender(OURS, "ours.py", "density", process=OURS),
     Contender(FIXED, "ours.py", "density of fixed data", process=OURS),
+    Contender(EXECUTOR, "ours.py", "density", environment=WITHOUT_ENGINE),
     Contender("torch", "models_pyro.py", "density"),
     Contender("JAX", "models_numpyro.py", "density"),
 )
@@ -28,7 +45,17 @@ SHAPES = (
     (64, 1, 100),
 )
 MODELS = ("mean", "mean and covariance", "regression", "sleepstudy", "neural net", "process")
-GUIDES = {"neural net": "meanfield"}
+MORE_MODELS = (
+    "eight schools",
+    "conjugate normal",
+    "mixture",
+    "LKJ hierarchy",
+    "factor model",
+    "Student t",
+    "logistic",
+    "volatility",
+)
+GUIDES = {"neural net": "meanfield", "volatility": "meanfield"}
 SAMPLES = {"neural net": 5, "process": 5}
 # Of the host's own: the model, what its data are, its guide and samples.
 OF_THE_HOST = (
@@ -93,35 +120,35 @@ def _density_data(bench, shape, dtype):
 
 
 def _claim_density(bench, found):
-    shared = {label: times for label, times in found.items() if ", 1)," in label and not label.startswith("(2,")}
-    small = {label: times for label, times in found.items() if label.startswith("(2,")}
-    for own in (OURS, FIXED):
-        bench.claim_least(f"Log density and gradient: torch / {own}", found, "torch", own, 1.0)
-        bench.claim_least(f"The same, B = 1 and D >= 10: JAX / {own}", shared, "JAX", own, 1.0)
-        bench.claim_least(f"The same, D = 2: JAX / {own}", small, "JAX", own, 0.5)
+    for other, bound in (("torch", 2.0), ("JAX", 1.2), (EXECUTOR, 1.0)):
+        bench.claim_least(f"Log density and gradient: {other} / ours", found, other, OURS, bound)
 
 
 def training(bench):
-    """Steps of MAP and SVI on six models."""
+    """Steps of MAP and SVI on all models."""
     tables, found = [], {}
-    for threads in bench.settings.threads:
-        rows = []
-        with bench.team(TRAINING, threads) as team:
-            for model, algorithm in itertools.product(MODELS, ("MAP", "SVI")):
-                times = bench.race_all(team, _training_case(bench, model, algorithm))
-                rows.append([f"{model}, {algorithm}", *columns(times)])
-                found[f"{model}, {algorithm}, {threads_in_words(threads)}"] = times
-        tables.append((threads_in_words(threads).capitalize(), ["model", *headings(times)], rows))
+    more = training_of(OURS, EXECUTOR, PYRO, UPDATE, RUN)
+    for models, contenders, title in ((MODELS, TRAINING, "Six models"), (MORE_MODELS, more, "Models of other kinds")):
+        for threads in bench.settings.threads:
+            caption = f"{title}, {threads_in_words(threads)}"
+            tables.append((caption, *_steps(bench, models, contenders, threads, found)))
     tables.append(_of_the_host(bench))
-    for algorithm in ("MAP", "SVI"):
-        times = found[f"mean, {algorithm}, one thread"]
-        text = f"Mean, {algorithm}, one thread"
-        bench.claim(f"{text}: Pyro / ours", ratio(times, "Pyro", OURS), 15.0)
-        bench.claim(f"{text}: NumPyro, update / ours", ratio(times, "NumPyro, update", OURS), 1.5)
-        bench.claim(f"{text}: ours / NumPyro, run", ratio(times, OURS, "NumPyro, run"), 2.2, below=True)
-    bench.claim_least("All models: Pyro / ours", found, "Pyro", OURS, 15.0)
-    bench.claim_least("All models: NumPyro, update / ours", found, "NumPyro, update", OURS, 1.5)
+    smallest = {label: times for label, times in found.items() if label.startswith("mean, MAP")}
+    bench.claim_least("Mean, MAP: NumPyro, run / ours", smallest, RUN, OURS, 6.0)
+    for other, bound in ((RUN, 1.3), (UPDATE, 1.5), (PYRO, 5.0)):
+        bench.claim_least(f"All models: {other} / ours", found, other, OURS, bound)
     return Section("Steps of MAP and SVI", TRAINING_TEXT, tables)
+
+
+def _steps(bench, models, contenders, threads, found):
+    """The columns and the rows of a table; the times by label are added to those that were found."""
+    rows = []
+    with bench.team(contenders, threads) as team:
+        for model, algorithm in itertools.product(models, ("MAP", "SVI")):
+            times = bench.race_all(team, _training_case(bench, model, algorithm))
+            rows.append([f"{model}, {algorithm}", *columns(times)])
+            found[f"{model}, {algorithm}, {threads_in_words(threads)}"] = times
+    return ["model", *headings(times)], rows
 
 
 def _training_case(bench, model, algorithm):
@@ -132,23 +159,23 @@ def _training_case(bench, model, algorithm):
 
 def _of_the_host(bench):
     rows = []
-    with bench.team(TRAINING[:2]) as team:
+    with bench.team(training_of(OURS, LOOP)) as team:
         for model, data, guide, samples in OF_THE_HOST:
             times = bench.race_all(team, case(model, bench.problem(data), guide, samples))
             rows.append([f"{model}, {'MAP' if guide == 'delta' else 'SVI'}", *columns(times)])
-            bench.claim(f"{rows[-1][0]}: MXFusion's loop / ours", ratio(times, "MXFusion's loop", OURS), 10.0)
+            bench.claim(f"{rows[-1][0]}: MXFusion's loop / ours", ratio(times, LOOP, OURS), 10.0)
         mean = _training_case(bench, "mean", "SVI")
-        cases = {OURS: mean, "MXFusion's loop": {**mean, "model": "mean, host's class", "guide": "host's fullrank"}}
+        cases = {OURS: mean, LOOP: {**mean, "model": "mean, host's class", "guide": "host's fullrank"}}
         times = bench.race(team, cases)
     rows.append(["mean, SVI; for MXFusion with its own class", *columns(times)])
-    bench.claim("Mean, SVI: MXFusion's class and loop / ours", ratio(times, "MXFusion's loop", OURS), 20.0)
+    bench.claim("Mean, SVI: MXFusion's class and loop / ours", ratio(times, LOOP, OURS), 20.0)
     return "Beside MXFusion alone, one thread", ["model", *headings(times)], rows
 
 
 def operators(bench):
     """Where our time goes, operator by operator."""
     texts = [OPERATORS_TEXT]
-    with bench.team(TRAINING[:1]) as team:
+    with bench.team(training_of(OURS)) as team:
         for model, algorithm in EXPLAINED:
             explained = team.explain(OURS, _training_case(bench, model, algorithm))
             texts.append(f"\n### {model.capitalize()}, {algorithm}\n\n```text\n{explained}\n```")
@@ -157,7 +184,7 @@ def operators(bench):
 
 def growth(bench):
     """Seconds per step against the number of rows and of dimensions."""
-    contenders = [contender for contender in TRAINING if contender.name != "Pyro, JIT"]
+    contenders = [contender for contender in TRAINING if contender.name != JIT]
     reference = Contender("ours, N = 1000", "ours.py", "compiled")
     tables = []
     with bench.team([*contenders, reference]) as team:
@@ -176,7 +203,7 @@ def _against_rows(bench, team, reference, algorithm):
         own = times.pop(reference)
         rows.append([f"{count:,}", *columns(times)])
         if count >= 10_000:
-            lead = ratio(times, "NumPyro, run", OURS)
+            lead = ratio(times, RUN, OURS)
             bench.claim(f"{algorithm}, D = 10, N = {count:,}: NumPyro, run / ours", lead, 1.0)
     grown = float(np.median(times[OURS] / own))
     bench.claim(f"{algorithm}, D = 10: ours with N = {count:,} / ours with {ROWS[0]:,}", grown, 1.2, below=True)

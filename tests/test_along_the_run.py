@@ -207,8 +207,6 @@ def ours(monkeypatch):
 
 # The data of each model, where they have another name, and its guides, where they are others than for most.
 DATA = {
-    "mean and covariance": "mean_and_covariance",
-    "neural net": "neural_net",
     "mean, host's class": "mean",
     "univariate normals": "mean",
     "Gluon net": "neural_net",
@@ -216,6 +214,7 @@ DATA = {
 }
 GUIDES = {
     "neural net": ("delta", "meanfield"),
+    "volatility": ("delta", "meanfield"),
     "mean, host's class": ("host's fullrank",),
     "univariate normals": ("host's meanfield",),
     "Gluon net": ("host's meanfield",),
@@ -230,6 +229,14 @@ ROWS_OF_THE_BENCHMARK = [
         "sleepstudy",
         "neural net",
         "process",
+        "eight schools",
+        "conjugate normal",
+        "mixture",
+        "LKJ hierarchy",
+        "factor model",
+        "Student t",
+        "logistic",
+        "volatility",
         "mean, host's class",
         "univariate normals",
         "Gluon net",
@@ -245,7 +252,7 @@ def test_every_row_of_the_benchmark_is_here(ours):
 
 @pytest.mark.parametrize(("name", "guide"), ROWS_OF_THE_BENCHMARK)
 def test_benchmark(name, guide, ours):
-    data = getattr(ours.problems, DATA.get(name, name))()
+    data = getattr(ours.problems, DATA.get(name, name.lower().replace(" ", "_")))()
     model, observed = ours.MODELS[name](data)
     case = {"guide": guide, "samples": 3}
     algorithm = ours._algorithm(case, model, [getattr(model, variable) for variable in observed])
