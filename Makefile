@@ -11,7 +11,7 @@ help:
 	@echo 'make test-all  the same on every supported Python that is installed'
 	@echo 'make lint      check the style and the types only'
 	@echo 'make format    put the style right where that can be done by itself'
-	@echo 'make bench     time this package beside MXFusion, Pyro and NumPyro: docs/speed.md (about 20 minutes)'
+	@echo 'make bench     time this package beside MXFusion, Pyro and NumPyro: docs/speed.md (about 25 minutes)'
 	@echo 'make accuracy  measure the log pdf against 50 digits, beside other libraries: docs/accuracy.md'
 	@echo 'make sanitize  run the native engine and its fuzz with checks of memory and undefined behaviour'
 	@echo 'make clean     remove what the others made'

@@ -64,7 +64,6 @@ class CompiledTraining(Training):
 
     def __init__(self, case):
         super().__init__(case, CompiledLoop())
-        self._start = None
 
     def run(self, steps):
         """Take so many steps, or say why they were not compiled."""
@@ -74,21 +73,12 @@ class CompiledTraining(Training):
 
     def seconds(self, steps):
         """The time of so many steps in the midst of a run, after all of it was compiled."""
-        self._begin_again()
         every, stamps = max(min(steps, LOOKS), steps // LEAST_LOOKS), []
         before = -(-COMPILED // every)
         self.inference._grad_loop = CompiledLoop(stop=lambda _: stamps.append(time.perf_counter()), check_every=every)
         self.run((before + 1 + steps // every) * every)
         stamps = stamps[before:]
         return (stamps[-1] - stamps[0]) * steps / (every * (len(stamps) - 1))
-
-    def _begin_again(self):
-        """Go back to the first parameters: where gradients vanish, their rounding may look like a wrong program."""
-        parameters = self.inference.params.param_dict
-        if self._start is None:
-            self._start = {name: parameter.data().copy() for name, parameter in parameters.items()}
-        for name, value in self._start.items():
-            parameters[name].set_data(value)
 
     def explain(self):
         """What a step is made of."""

@@ -64,27 +64,38 @@ OF_THE_HOST = (
     ("Gluon net", "neural net", "host's meanfield", 5),
     ("sparse process", "process", "delta", 1),
 )
-EXPLAINED = (("mean", "MAP"), ("regression", "SVI"), ("sleepstudy", "SVI"), ("neural net", "SVI"), ("process", "SVI"))
+EXPLAINED = (
+    ("mean", "MAP"),
+    ("regression", "SVI"),
+    ("sleepstudy", "SVI"),
+    ("process", "SVI"),
+    ("conjugate normal", "MAP"),
+    ("Student t", "MAP"),
+)
 ROWS = (1000, 10_000, 100_000, 1_000_000)
 DIMS = (2, 10, 50, 100, 200, 500)
 
 DENSITY_TEXT = """\
 The sum of the log densities of N rows that share a mean and a D x D covariance, and its gradient for both; or of B
-rows with a mean and a covariance each. *Ours* is the program that `CompiledLoop` would run, with rows that change from
-one evaluation to the next; where *data* are *fixed*, as in training, what depends on them alone is computed once.
+rows with a mean and a covariance each. *Ours* is the program that `CompiledLoop` would run by the native engine, with
+rows that change from one evaluation to the next; where *data* are *fixed*, as in training, what depends on them alone
+is computed once. *MXNet's executor* runs the same program as *ours* without the engine, as where it was not built.
 torch and JAX (jitted) factor the covariance and solve with all rows. Where all matrices are small, ours keeps MXNet's
-OpenBLAS to one thread, as `CompiledLoop` does: with two it takes five times as long to factor one of 64 rows."""
+OpenBLAS to one thread, as `CompiledLoop` does."""
 
 TRAINING_TEXT = """\
-One step is the objective, its gradient and Adam. The guide of SVI is a Gaussian of full rank, of the neural net
-independent Gaussians; 10 draws a step, of the last two models 5. *NumPyro, update* calls the jitted `svi.update` from
-Python; *NumPyro, run* is the compiled loop of `svi.run`."""
+One step is the objective, its gradient and Adam. The guide of SVI is a Gaussian of full rank, of the neural net and of
+volatility independent Gaussians; 10 draws a step, of the neural net and the process 5. *MXNet's executor* is
+`CompiledLoop` without the native engine (`MXFUSION_MVN_NATIVE=0`), as where that was not built; a model that the engine
+cannot run takes it in *ours*, too. *NumPyro, update* calls the jitted `svi.update` from Python; *NumPyro, run* is the
+compiled loop of `svi.run`. MXFusion's loop and Pyro's JIT take part in six models only, to keep this short."""
 
 OPERATORS_TEXT = """\
-What `CompiledLoop.explain()` says of models where NumPyro's compiled loop is ahead. One thread; the operators are timed
-one by one, which adds to each. What stands in the way: XLA makes one loop of many operators on small arrays, where each
-is a call here, of 0.7 us and more; and on CPUs MXNet draws normals, computes `exp` and zeroes the triangle of a
-Cholesky factor one number at a time."""
+What `CompiledLoop.explain()` says of some models. One thread. Operators are MXNet's, as the model calls them and as
+they are left after simplification; times are those of the native engine's instructions, each run by itself, so that
+they add up to a step only roughly. An instruction is a formula of each entry of an array (`a`, `b` and `c` are its inputs,
+`s` a number; `a` alone copies), a `sum` of entries or of their products, a `move` of entries to other places, a
+`product` of matrices, a triangular `solve`, a Cholesky `factor`, or the draws of random numbers."""
 
 GROWTH_TEXT = """\
 The mean of a multivariate normal and its Cholesky factor, a parameter; SVI with one draw a step. One thread."""
