@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
     "README.md": (4, ["NDArray 3x3", "compiled", "covariance[2, 1]"]),
     "docs/inference.md": (8, ["compiled", "us per step", "covariance[2, 1]", "Log evidence", "sampled", "max_iter"]),
+    "docs/scale.md": (4, ["50000 rows of shape (3,)", "off the closed form by", "7 patterns of missing entries"]),
 }
 
 

@@ -197,8 +197,12 @@ def test_rows_fewer_than_entries(kind, count, rng):
 
 
 @pytest.mark.filterwarnings("ignore::mxfusion_mvn.inference.NotCompiledWarning")  # with a policy
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loop", ["batch", "compiled"])
+@pytest.mark.parametrize(
+    ("kind", "loop", "dtype"),
+    [(kind, "compiled", "float64") for kind in KINDS]
+    + [(kind, "batch", "float64") for kind in (covariance, low_rank, matrix_normal)]
+    + [(kind, "compiled", "float32") for kind in (scale_tril, low_rank)],
+)
 def test_a_run_is_that_from_all_rows(kind, loop, dtype, rng):
     rows = rows_of(rng, kind)
     _, record, values = fitted(kind, "map", loop, dtype, GaussianStatistics.of([rows]))

@@ -3,6 +3,7 @@
 
 from mxfusion_mvn.checks.data import (
     fill_masked,
+    frame_defect,
     kind_defect,
     shape_remedy,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "check_symmetric",
     "fill_masked",
     "floating_dtype",
+    "frame_defect",
     "kind_defect",
     "plain_index",
     "refuse",

@@ -2,6 +2,7 @@
 """Defects of arrays that users bring: their kind, and a shape other than the declared one."""
 
 import warnings
+from typing import Any
 
 from mxfusion_mvn.checks.wording import show_shape
 
@@ -26,6 +27,25 @@ def kind_defect(value):
         return None
     got = "a ragged list" if value is None else f"an array of dtype {value.dtype}"
     return got, "real numbers", _REMEDIES.get(kind, _REMEDIES["O"])
+
+
+def frame_defect(frame):
+    """
+    Why a table cannot be read as real numbers.
+
+    :param frame: DataFrame or Series of pandas.
+    :returns: as of :func:`kind_defect`.
+    """
+    kinds: Any = getattr(frame, "dtypes", None)
+    columns = list(kinds.items()) if hasattr(kinds, "items") else [(getattr(frame, "name", None), kinds)]
+    for column, kind in columns:
+        if getattr(kind, "kind", "O") not in "fiub":
+            got = f"a {type(frame).__name__} whose column {column!r} is of dtype {kind}"
+            remedy = (
+                "Leave it out, or turn it into numbers, for example with np.unique(column, return_inverse=True)[1]."
+            )
+            return got, "columns of numbers", remedy
+    return None
 
 
 def fill_masked(value):

@@ -8,6 +8,7 @@ from typing import Any, Iterable, Iterator
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.checks.arguments import check_count, refuse
+from mxfusion_mvn.checks.options import shown
 from mxfusion_mvn.totals import moments
 from mxfusion_mvn.totals.moments import Moments
 from mxfusion_mvn.totals.patterns import codes
@@ -59,8 +60,10 @@ class GaussianStatistics:
             block by block, so that it may be larger than memory.
         :param max_patterns: as for the class.
         :returns: :class:`GaussianStatistics`.
-        :raises ValueError: as :meth:`update` does.
+        :raises ValueError: as :meth:`update` does, and for anything else.
         """
+        if isinstance(chunks, (str, bytes)) or not (hasattr(chunks, "shape") or hasattr(chunks, "__iter__")):
+            refuse("chunks", shown(chunks), "arrays (n, D)", "Of a file write of(np.load(file, mmap_mode='r')).")
         statistics = cls(max_patterns)
         for chunk in [chunks] if hasattr(chunks, "shape") else chunks:
             statistics.update(chunk)
@@ -245,6 +248,7 @@ def _as_numpy(rows):
     if isinstance(rows, mx.nd.NDArray):
         return rows.asnumpy()
     if hasattr(rows, "to_numpy"):  # a DataFrame
+        _refuse(checks.frame_defect(rows))
         return rows.to_numpy(dtype="float64", na_value=np.nan)
     if isinstance(rows, np.ma.MaskedArray):
         rows = checks.fill_masked(rows)
@@ -257,7 +261,10 @@ def _from_list(rows):
 
 def _checked(rows):
     """Real numbers as a NumPy array."""
-    defect = checks.kind_defect(rows)
+    _refuse(checks.kind_defect(rows))
+    return np.asarray(rows)
+
+
+def _refuse(defect):
     if defect is not None:
         refuse("rows", *defect)
-    return np.asarray(rows)

@@ -7,7 +7,6 @@ where they are run by MXFusion's own class.
 """
 
 import difflib
-from typing import Any
 
 from mxfusion_mvn import checks
 from mxfusion_mvn.inference.arguments import refuse
@@ -139,16 +138,9 @@ def _dense(name, array):
 
 def _from_pandas(name, frame):
     """A DataFrame or Series as a NumPy array, NaN where an entry is missing."""
-    kinds: Any = getattr(frame, "dtypes", None)
-    columns = list(kinds.items()) if hasattr(kinds, "items") else [(getattr(frame, "name", None), kinds)]
-    for column, kind in columns:
-        if getattr(kind, "kind", "O") not in "fiub":
-            refuse(
-                name,
-                f"a {type(frame).__name__} whose column {column!r} is of dtype {kind}",
-                "columns of numbers",
-                "Leave it out, or turn it into numbers, for example with np.unique(column, return_inverse=True)[1].",
-            )
+    defect = checks.frame_defect(frame)
+    if defect is not None:
+        refuse(name, *defect)
     return frame.to_numpy(dtype="float64", na_value=np.nan)
 
 
