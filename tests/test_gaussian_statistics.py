@@ -353,6 +353,14 @@ def test_a_file_is_read_in_blocks(tmp_path, rng, monkeypatch):
     assert sum(dataset.read) == rows.size
 
 
+def test_a_block_has_more_rows_than_columns(rng, monkeypatch):
+    """Else to join blocks would take most of the time."""
+    monkeypatch.setattr(gaussian_statistics, "_BLOCK", 1)
+    dataset = Dataset(rows_of(rng, 100, 3))
+    assert_statistics_of(GaussianStatistics.of(dataset), dataset._rows)
+    assert dataset.read == [72, 72, 72, 72, 12]
+
+
 def test_rows_may_have_several_axes(rng):
     rows = rows_of(rng, 300, 6).reshape(300, 2, 3)
     statistics = GaussianStatistics.of(chunks_of(rows, 50))

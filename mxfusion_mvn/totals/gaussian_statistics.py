@@ -16,8 +16,10 @@ from mxfusion_mvn.totals.patterns import codes
 import mxnet as mx
 import numpy as np
 
-# Entries that are taken into memory at once.
+# Entries that are taken into memory at once,
 _BLOCK = 2**20
+# and how many rows at least for each column: with fewer to join them takes longer than to multiply them.
+_ROWS_FOR_A_COLUMN = 8
 
 
 class GaussianStatistics:
@@ -83,7 +85,7 @@ class GaussianStatistics:
         rows = rows if hasattr(rows, "shape") else _from_list(rows)
         shape = self._checked_shape(tuple(rows.shape))
         found: dict[bytes, Moments] = {}
-        size = max(1, _BLOCK // math.prod(shape))
+        size = max(_BLOCK // math.prod(shape), _ROWS_FOR_A_COLUMN * math.prod(shape))
         for start in range(0, rows.shape[0], size):
             block = _as_numpy(rows[start : start + size])
             for observed, part in _moments_by_pattern(block.reshape(len(block), -1), start):

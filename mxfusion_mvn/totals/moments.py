@@ -95,7 +95,7 @@ def _sums(rows, centre):
     dim = len(centre)
     size = max(_BLOCK // dim, _JOINED_ROWS)
     buffer = np.empty((min(size, len(rows)), dim))
-    centres = np.concatenate([centre] * _JOINED_ROWS)
+    centres = np.broadcast_to(centre, (_JOINED_ROWS, dim)).ravel()
     total: Any = 0.0
     scatter: Any = 0.0
     for start in range(0, len(rows), size):

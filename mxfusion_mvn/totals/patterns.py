@@ -172,8 +172,9 @@ def codes(observed):
     if dim > 53:
         packed = np.packbits(observed, axis=1)
         return packed.view(f"V{packed.shape[1]}").ravel()
-    # A product of float64 is a call of BLAS, and exact up to 2^53; 16 bits are sorted by counting.
-    return (observed.astype("float64") @ 2.0 ** np.arange(dim)).astype("uint16" if dim <= 16 else "int64")
+    # Products of floats are calls of BLAS, and exact up to 2^24 and 2^53; 16 bits are sorted by counting.
+    floats, integers = ("float32", "uint16") if dim <= 16 else ("float64", "int64")
+    return (observed.astype(floats) @ (2.0 ** np.arange(dim)).astype(floats)).astype(integers)
 
 
 def masked_covariance(covariance, masks):
