@@ -3,13 +3,15 @@
 
 import math
 
-from mxfusion_mvn import MultivariateNormal
+from mxfusion_mvn import MultivariateNormal, MultivariateStudentT
+from mxfusion_mvn.functions import linear
 from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoop, MinibatchLoop
 from mxfusion_mvn.inference.loops import verification
 
 import numpy as np
 import pytest
 from mxfusion import Model, Variable
+from mxfusion.components.variables import PositiveTransformation
 from mxfusion.inference import MAP, GradBasedInference
 
 from helpers.compiled_runs import ROWS, Peeking, assert_close_parameters, fitted, not_compiled, vectors
@@ -49,6 +51,23 @@ def test_a_run_that_starts_at_the_optimum_is_compiled(size, optimizer, dtype):
     assert (record.compiled, record.fallback_reason, record.loss.shape) == (True, None, (150,))
     assert parameters(inference)[0].shape == (size,)
     np.testing.assert_allclose(parameters(inference)[0], rows.asnumpy().astype("float64").mean(0), atol=1e-6)
+
+
+def test_runs_that_go_on_from_an_optimum_are_compiled(dtype):
+    """Their gradients are all rounding, of sums of hundreds of terms, and no larger ones were seen in the run."""
+    rng = np.random.RandomState(0)
+    x, noise = rng.normal(size=(442, 10)), rng.standard_t(4, size=442)
+    model = Model()
+    model.weights = MultivariateNormal(covariance=100.0, shape=(10,), dtype=dtype)
+    model.scale = Variable(shape=(1, 1), transformation=PositiveTransformation(), initial_value=1.0)
+    model.freedom = Variable(shape=(1,), transformation=PositiveTransformation(), initial_value=3.0)
+    mean = linear(nd(x, dtype), model.weights)
+    model.y = MultivariateStudentT(model.freedom, mean, covariance=model.scale, shape=(442, 1), dtype=dtype)
+    y = nd((x @ rng.normal(size=10) / 3 + noise)[:, None], dtype)
+    inference = GradBasedInference(MAP(model, [model.y]), grad_loop=CompiledLoop(), dtype=dtype)
+    for iterations in [4000, *range(60, 180, 10)]:
+        record = inference.run(y=y, max_iter=iterations, learning_rate=1e-3)
+        assert (record.compiled, record.fallback_reason) == (True, None)
 
 
 def test_parameters_that_stand_still_for_few_evaluations_tell_nothing(dtype):

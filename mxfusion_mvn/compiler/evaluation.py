@@ -39,7 +39,8 @@ _LOSS = {"float32": 1e-4, "float64": 1e-9}
 # Where parameters have arrived gradients are differences of larger terms: how often more than what rounding the
 # parameters does to an evaluation a program may be off.
 _ROUNDINGS = 50
-# The terms are as large as the gradient was before: how often more than its last digit a program may be off.
+# The terms are as large as the gradient was before, and those of the loss: how often more than their last digit a
+# program may be off.
 _LAST_DIGITS = 8
 # A program that is only compared leaves the states of operators as they are.
 _BIND_COPIES = partial(Program, copy_states=True)
@@ -150,21 +151,22 @@ class Evaluations:
         return self._difference(wanted, result, self._sensitivity(wanted, data, result.draws))
 
     def _sensitivity(self, wanted, data, draws):
-        """How far loss and gradients move where parameters move by their rounding."""
-        arrays = [parameter.data() for parameter in self._parameters.values()]
-        kept = [array.copy() for array in arrays]
-        for array in arrays:
+        """How far loss and gradients move where parameters move by their rounding, or the loss by its own."""
+        arrays = {uuid: parameter.data() for uuid, parameter in self._parameters.items()}
+        largest = {uuid: mx.nd.max(mx.nd.abs(array)).asscalar() for uuid, array in arrays.items()}
+        kept = {uuid: array.copy() for uuid, array in arrays.items()}
+        for uuid, array in arrays.items():
             signs = 1 - 2 * (mx.nd.arange(array.size, dtype=array.dtype, ctx=self._ctx) % 2).reshape(array.shape)
-            array += signs * float(np.finfo(array.dtype).eps) * mx.nd.max(mx.nd.abs(array)).asscalar()
+            array += signs * float(np.finfo(array.dtype).eps * largest[uuid])
         _, _, loss, objective = self._traced(data, draws)
         objective.backward()
         moved = self._result(loss)
-        for array, before in zip(arrays, kept):
-            before.copyto(array)
         gradients = {}
         for uuid, gradient in wanted.gradients.items():
-            by_rounding = _ROUNDINGS * np.abs(moved.gradients[uuid] - gradient).max()
-            gradients[uuid] = by_rounding + _LAST_DIGITS * np.finfo(gradient.dtype).eps * self._largest.get(uuid, 0.0)
+            kept[uuid].copyto(arrays[uuid])
+            terms = max(self._largest.get(uuid, 0.0), abs(wanted.loss) / max(1.0, largest[uuid]))
+            last_digits = _LAST_DIGITS * np.finfo(gradient.dtype).eps * terms
+            gradients[uuid] = _ROUNDINGS * np.abs(moved.gradients[uuid] - gradient).max() + last_digits
         return _ROUNDINGS * abs(moved.loss - wanted.loss), gradients
 
     def program(self, learned):
