@@ -30,12 +30,11 @@ def log_density(source: Model | Inference, /, **data: mx.nd.NDArray | np.ndarray
 
     With y = b(x) of all latent variables together it is ``log p(data, b(x)) + log |db/dx|``, the density that
     :class:`~mxfusion_mvn.inference.LaplaceApproximation` approximates, in the same coordinates (Carpenter et al.,
-    J. Statistical Software 76(1), 2017, section 2.8, on the Jacobian). Constants are included: for a Gaussian model
-    its integral is p(data).
+    J. Statistical Software 76(1), 2017, on the Jacobian). Constants are included: its exponential integrates to p(data).
 
     Of a model, every latent variable is unknown, and the start is near the means of the priors. Of an inference,
-    parameters without a prior are held at the values that it has learned, ``supports`` are those of its MAP, and the
-    start is where it ended, which is near the typical set.
+    parameters without a prior are held at the values that it has learned, supports are those of its MAP, and the start
+    is where it ended.
 
     :param source: a Model; or a ``GradBasedInference`` of :class:`~mxfusion_mvn.inference.MAP`, or of MXFusion's MAP,
         that has been run.
