@@ -362,14 +362,16 @@ def test_models_without_a_density(rng):
 
 
 def test_a_kernel_in_float32_is_named_as_the_reason(rng):
-    """MXFusion's kernels are declared in float32 unless one says otherwise."""
+    """MXFusion's kernels are declared in float32 unless one says otherwise; in float64 there is a density."""
+    inputs = np.linspace(0, 1, 4)[:, None]
 
     def process(dtype):
         model = Model()
         model.noise = host.Gamma.define_variable(nd([2.0]), nd([2.0]), (1,), dtype="float64")
-        kernel = RBF(1, dtype=dtype) + White(1, variance=model.noise, dtype=dtype)
-        inputs = Variable(value=nd(np.linspace(0, 1, 4)[:, None]))
-        model.y = MultivariateNormal(covariance=kernel(inputs), shape=(4,), dtype="float64")
+        one = Variable(value=nd([1.0]))
+        kernel = RBF(1, variance=one, lengthscale=one, dtype=dtype) + White(1, variance=model.noise, dtype=dtype)
+        covariance = kernel(Variable(value=nd(inputs)))
+        model.y = MultivariateNormal(covariance=covariance, shape=(4,), dtype="float64")
         return model
 
     y = rng.normal(size=4)
@@ -380,3 +382,8 @@ def test_a_kernel_in_float32_is_named_as_the_reason(rng):
     initialized.initialize(y=nd(y))
     with pytest.raises(InferenceError, match=r"not finite where it ended; .* computes in float32 only"):
         log_density(initialized, y=y)
+    density = log_density(process("float64"), y=y)
+    noise = np.exp(-0.3)
+    covariance = np.exp(-0.5 * (inputs - inputs.T) ** 2) + noise * np.eye(4)
+    expected = stats.multivariate_normal.logpdf(y, np.zeros(4), covariance) + stats.gamma.logpdf(noise, 2, scale=0.5)
+    assert density(np.array([-0.3]))[0] == pytest.approx(expected - 0.3, abs=1e-9)

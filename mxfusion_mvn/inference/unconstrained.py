@@ -30,7 +30,8 @@ def log_density(source: Model | Inference, /, **data: mx.nd.NDArray | np.ndarray
 
     With y = b(x) of all latent variables together it is ``log p(data, b(x)) + log |db/dx|``, the density that
     :class:`~mxfusion_mvn.inference.LaplaceApproximation` approximates, in the same coordinates (Carpenter et al.,
-    J. Statistical Software 76(1), 2017, on the Jacobian). Constants are included: its exponential integrates to p(data).
+    J. Statistical Software 76(1), 2017, on the Jacobian). Constants are included, so that its exponential integrates to
+    p(data).
 
     Of a model, every latent variable is unknown, and the start is near the means of the priors. Of an inference,
     parameters without a prior are held at the values that it has learned, supports are those of its MAP, and the start

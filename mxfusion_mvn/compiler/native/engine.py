@@ -243,11 +243,6 @@ class NativeProgram:
         with self._alone():
             self._library.mvn_evaluate(ctypes.byref(self._program))
 
-    def run_at_once(self):
-        """As :meth:`run` of a program that does not draw, if MXNet is known to be done with the arrays."""
-        with self._one_thread():
-            self._library.mvn_evaluate(ctypes.byref(self._program))
-
     def train(self, adam, rates, losses):
         """
         Make steps of Adam.
@@ -314,19 +309,19 @@ class NativeProgram:
         run = partial(self._library.mvn_evaluate, ctypes.byref(program))
         return min(timeit.repeat(run, number=_RUNS, repeat=_REPETITIONS)) / _RUNS
 
+    @contextmanager
     def _alone(self, others=()):
-        """Wait until MXNet has written what is read, and read ``others``; then as :meth:`_one_thread`."""
+        """
+        Wait until MXNet has written what is read, and read ``others``.
+
+        Its linear algebra is kept to one thread if matrices are small.
+        """
         if self._is_random:
             mx.nd.waitall()  # draws that were pushed before come first
         for array in self._waited_for:
             check_call(_LIB.MXNDArrayWaitToRead(array.handle))
         for array in others:
             check_call(_LIB.MXNDArrayWaitToWrite(array.handle))
-        return self._one_thread()
-
-    @contextmanager
-    def _one_thread(self):
-        """Keep MXNet's linear algebra to one thread if matrices are small."""
         if self._has_large_matrices or not hasattr(_LIB, "omp_set_num_threads"):
             yield
             return

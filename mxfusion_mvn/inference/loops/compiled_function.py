@@ -101,13 +101,13 @@ class CompiledFunction:
             self._run = self._native_run() if is_native else self._run_by_mxnet
 
     def _native_run(self):
-        """A function that runs the program in microseconds, because no operator of MXNet touches its arrays."""
+        """A function that runs the program, and writes and reads its arrays without MXNet, which would take longer."""
         program = self._program
         x, value, gradient = entries_of(self._x.data()), program.value, program.gradient
 
         def run(point):
             x[:] = point
-            program.run_at_once()
+            program.run()
             if program.has_failed:
                 raise mx.base.MXNetError("potrf failed in lapack on cpu.")
             return float(value[0]), gradient.copy()
