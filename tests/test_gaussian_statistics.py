@@ -444,6 +444,23 @@ def test_an_infinite_entry_of_a_later_block_is_found_and_nothing_is_added(monkey
     assert (statistics.count, statistics.shape) == (0, None)
 
 
+def test_an_update_that_is_interrupted_has_added_nothing(rng, monkeypatch):
+    rows = with_gaps(rng, rows_of(rng))
+    statistics = GaussianStatistics.of([rows])
+    before, joined, calls = pickle.dumps(statistics), moments.joined, []
+
+    def interrupted(one, other):
+        calls.append(one)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return joined(one, other)
+
+    monkeypatch.setattr(moments, "joined", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        statistics.update(rows)
+    assert pickle.dumps(statistics) == before
+
+
 @pytest.mark.parametrize("chunks", ["rows.npy", b"rows", 5, None], ids=repr)
 def test_other_chunks_are_refused(chunks):
     message = "^`chunks`: got .*; expected arrays .n, D.. Of a file write of.np.load"

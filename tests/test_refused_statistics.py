@@ -101,6 +101,11 @@ def input_of_another(m):
     m.Y = MultivariateNormal(m.X, 1.0, shape=(m.N, 3))
 
 
+def another_of_as_many_rows(m):
+    normal(m)
+    m.Z = MultivariateNormal(m.mu, 1.0, shape=(m.N, 3))
+
+
 def latent_rows(m):
     m.Z = MultivariateNormal(0.0, 1.0, shape=(m.N, 2))
     normal(m)
@@ -138,6 +143,7 @@ REFUSED = {
     groups: f"for shape (N, 2, 3); {ONE_AXIS}",
     one_vector: f"for shape (3,); {ONE_AXIS}",
     input_of_another: f"while `X` is an input of `Y`; {ROWS_NEEDED}",
+    another_of_as_many_rows: f"while `Z` has an entry for each row; {ROWS_NEEDED}",
     latent_rows: f"while `Z` has an entry for each row; {ROWS_NEEDED}",
     mean_of_each_row: f"while `Z` has an entry for each row; {ROWS_NEEDED}",
 }

@@ -92,9 +92,7 @@ class GaussianStatistics:
                 _add(found, observed, part)
             self._check_patterns(found)
         if found:
-            self._shape = shape
-        for observed, part in found.items():
-            _add(self._parts, observed, part)
+            self._parts, self._shape = _joined(self._parts, found), shape
         return self
 
     def merge(self, other: GaussianStatistics) -> GaussianStatistics:
@@ -113,9 +111,7 @@ class GaussianStatistics:
         self._check_patterns(other._parts)
         both = GaussianStatistics(self.max_patterns)
         both._shape = self._shape or other._shape
-        both._parts = dict(self._parts)
-        for observed, part in other._parts.items():
-            _add(both._parts, observed, part)
+        both._parts = _joined(self._parts, other._parts)
         return both
 
     @property
@@ -208,6 +204,13 @@ class GaussianStatistics:
             got = "rows with missing entries" if self._parts else "no rows"
             refuse(what, got, "complete rows", "With entries missing it has to be fitted: inference.run(X=statistics).")
         return next(iter(self._parts.values()))
+
+
+def _joined(parts, others):
+    both = dict(parts)
+    for observed, part in others.items():
+        _add(both, observed, part)
+    return both
 
 
 def _add(parts, observed, part):
