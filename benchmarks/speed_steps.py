@@ -93,9 +93,9 @@ compiled loop of `svi.run`. MXFusion's loop and Pyro's JIT take part in six mode
 OPERATORS_TEXT = """\
 What `CompiledLoop.explain()` says of some models. One thread. Operators are MXNet's, as the model calls them and as
 they are left after simplification; times are those of the native engine's instructions, each run by itself, so that
-they add up to a step only roughly. An instruction is a formula of each entry of an array (`a`, `b` and `c` are its
-inputs, `s` a scalar; `a` alone copies), a `sum` of entries or of their products, a `move` of entries to other places, a
-`product` of matrices, a triangular `solve`, a Cholesky `factor`, or the draws of random numbers."""
+they add up to a step only roughly, and without the draws of normals. An instruction is a formula of each entry of an
+array (`a`, `b` and `c` are its inputs, `s` a scalar; `a` alone copies), a `sum` of entries or of their products, a
+`move` of entries to other places, a `cast`, a `product` of matrices, a triangular `solve`, or a Cholesky `factor`."""
 
 GROWTH_TEXT = """\
 The mean of a multivariate normal and its Cholesky factor, a parameter; SVI with one draw a step. One thread."""
