@@ -27,6 +27,13 @@ class Weighted(MultivariateNormal):
         return super().log_pdf(F, variables) * nd(WEIGHTS[None], "float64")
 
 
+class Halved(MultivariateNormal):
+    """A subclass whose rows count half of those of its base."""
+
+    def log_pdf_impl(self, mean, random_variable, F=None, **matrix):
+        return 0.5 * super().log_pdf_impl(mean, random_variable, F, **matrix)
+
+
 class Averaged(MultivariateNormal):
     """A mixture of its own kind, which calls the densities of its components."""
 
@@ -91,6 +98,10 @@ def told(kind):
 @pytest.mark.parametrize("kind", [Weighted, Averaged])
 def test_a_subclass_that_overrides_the_density_gets_rows_and_is_told(kind):
     compared(lambda: algorithm(kind), told(kind))
+
+
+def test_a_subclass_with_another_density_is_not_summed_as_its_base():
+    compared(lambda: algorithm(Halved))
 
 
 def test_an_objective_that_weighs_rows_gets_rows():

@@ -191,7 +191,15 @@ class VectorDistribution(Distribution):
         :param variables: as in :meth:`log_pdf`.
         :returns: NDArray (S or 1,), or (S or 1, B...) where the distribution knows no faster way than row by row.
         """
-        return self._scaled_log_pdf(variables, lambda arrays: self._total(variables, arrays))
+        if self.has_own_total():
+            return self._scaled_log_pdf(variables, lambda arrays: self._total(variables, arrays))
+        return self._scaled_log_pdf(variables, lambda arrays: self.log_pdf_impl(F=F, **arrays))
+
+    @classmethod
+    def has_own_total(cls) -> bool:
+        """Whether the class knows a total of its own density, and not only its base one of another density."""
+        methods = next(vars(kind) for kind in cls.__mro__ if {"_total", "log_pdf_impl"} & set(vars(kind)))
+        return "_total" in methods
 
     def _scaled_log_pdf(self, variables, compute):
         try:
@@ -227,8 +235,8 @@ class VectorDistribution(Distribution):
         return (drawn,) if always_return_tuple else drawn
 
     def _total(self, variables, arrays):
-        """The total of each sample, (S or 1,), where a leaf knows a better way to it than by rows; else the rows."""
-        return self.log_pdf_impl(F=mx.nd, **arrays)
+        """The total of each sample, (S or 1,), of a leaf that knows a better way to it than by rows."""
+        raise NotImplementedError
 
     def _reduced(self, variables, mean, value, matrix_axes):
         """

@@ -55,13 +55,7 @@ def row_counts(given):
 
 def _check_distribution(variable):
     kind = type(variable.factor)
-    known = {known.log_pdf_impl for known in _KINDS}
-    is_known = (
-        issubclass(kind, VectorDistribution)
-        and kind.log_pdf is VectorDistribution.log_pdf
-        and kind.log_pdf_impl in known
-    )
-    if not is_known:
+    if not (issubclass(kind, _KINDS) and kind.log_pdf is VectorDistribution.log_pdf and kind.has_own_total()):
         names = ", ".join(known.__name__ for known in _KINDS)
         expected = f"rows, because statistics say all about them only for {names}"
         remedy = "Pass the rows; if there are many of them, in a loop over minibatches."
