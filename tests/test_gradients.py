@@ -117,9 +117,18 @@ def test_special_points(name, rng, dtype):
         assert_close(gradients[key], array.grad.asnumpy(), **TOLERANCE[dtype])
 
 
+def _other(array):
+    return "float32" if array.dtype == np.float64 else "float64"
+
+
 NOT_DERIVED = {
     "max": lambda p: F.max(p.x, axis=1),
-    "take": lambda p: F.take(p.x, nd([1, 0, 1], "int32"), axis=0),
+    "take by what changes": lambda p: F.take(p.x, p.row[0, 0].abs() * 2, axis=0),
+    "take with a check": lambda p: F.take(p.x, nd([1, 0, 1], "int32"), axis=0, mode="raise"),
+    "take of one of many": lambda p: F.take(p.wide[0], nd([3] * 10_000, "int32")),
+    "pick by what changes": lambda p: F.pick(p.x, p.y[:, :, 0]),
+    "softmax of another temperature": lambda p: F.softmax(p.x, temperature=2.0),
+    "softmax in another type": lambda p: F.softmax(p.x, dtype=_other(p.x)).astype(p.x.dtype),
     "BatchNorm": lambda p: F.BatchNorm(p.x, *[F.full((p.x.shape[1],), v, dtype=p.x.dtype) for v in (2, 0, 0, 1)]),
     "step": lambda p: F.slice(p.x, begin=(None, None, 0), end=(None, None, 4), step=(None, None, 2)),
     "where rows": lambda p: F.where(nd([1] + [0] * (len(p.x) - 1), "int32"), p.x, p.y),
@@ -136,6 +145,20 @@ def test_what_has_no_adjoint_is_left_to_mxnet(name, rng, dtype):
     parameters, constants = arguments(rng, SHAPES[0], dtype)
     names, weights = SimpleNamespace(**parameters, **constants), nd(rng.normal(size=40000), dtype)
     check(lambda: _weighted([NOT_DERIVED[name](names), names.y.sin()], weights), parameters, dtype, is_derived=False)
+
+
+@pytest.mark.parametrize("size", range(1, 8))
+def test_the_gradient_of_a_product_is_right_where_entries_are_zero(size, rng, dtype):
+    """The product of the other entries, where MXNet divides the product by zero."""
+    values = rng.uniform(0.5, 2, size=(4, size, 2))
+    for line, zeros in enumerate([[], [0], [size - 1], [0, size // 2]]):
+        values[line, zeros] = 0
+    x = nd(values, dtype)
+    loss, graph = traced(lambda: F.prod(x, axis=1).sum(), {"x": x})
+    got, gradients = run(simplify(graph), {"x": x})
+    others = [np.delete(values, index, axis=1).prod(axis=1) for index in range(size)]
+    assert_close(got, loss.asnumpy(), **TOLERANCE[dtype])
+    assert_close(gradients["x"], np.stack(others, axis=1), **TOLERANCE[dtype])
 
 
 OBJECTIVES = {

@@ -102,6 +102,7 @@ BACKWARD = {
     "arctan": lambda a, b: a / (1 + b**2),
     "softsign": lambda a, b: a / (1 + np.abs(b)) ** 2,
     "erf": lambda a, b: a * 2 / np.sqrt(np.pi) * np.exp(-(b**2)),
+    "gamma": lambda a, b: a * special.gamma(b) * special.psi(b),
     "gammaln": lambda a, b: a * special.psi(b),
     "relu": lambda a, b: np.where(b > 0, a, 0),
     "tanh": lambda a, b: a * (1 - b**2),
@@ -194,7 +195,7 @@ def test_functions_of_two_numbers(name, dtype, rng):
 @pytest.mark.parametrize("name", [*BACKWARD, *BACKWARD_SCALAR])
 def test_derivatives(name, dtype, rng):
     a, b = rng.normal(size=3000), rng.uniform(0.1, 3, 3000) * rng.choice([-1, 1], 3000)
-    if name in ("log", "sqrt", "rsqrt", "gammaln", "power", "log1p"):
+    if name in ("log", "sqrt", "rsqrt", "gamma", "gammaln", "power", "log1p"):
         b = np.abs(b)
     if name in ("tanh", "sigmoid"):
         b = rng.uniform(0, 1, 3000)

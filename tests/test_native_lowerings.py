@@ -8,6 +8,7 @@ from mxfusion_mvn.compiler.native.views import Unknown
 
 import numpy as np
 import pytest
+from scipy import special
 
 from helpers.native_graphs import Calls, exact
 
@@ -112,6 +113,13 @@ MOVED = {
     "mean": [([(40, 33)], {}), ([(40, 33)], {"axis": 0}), ([(7, 40, 33)], {"axis": 1}), ([(7, 1, 33)], {"axis": 1})],
     "max": [([(40, 33)], {}), ([(40, 33)], {"axis": 0}), ([(7, 40, 33)], {"axis": (0, 2)}), ([(3, 4)], {"axis": 1})],
     "_linalg_sumlogdiag": [([(5, 5)], {}), ([(2, 3, 4, 4)], {}), ([(6, 1, 1)], {})],
+    "norm": [
+        ([(2, 3, 4)], {"ord": order, "axis": axis, "keepdims": kept})
+        for order, kept in [(1, False), (2, True)]
+        for axis in [None, 0, -1, (0, 2)]
+    ],
+    "softmax": [([(2, 30, 4)], {"axis": axis}) for axis in (0, 1, -1)] + [([(3, 4)], {}), ([(3, 1)], {})],
+    "log_softmax": [([(2, 30, 4)], {"axis": axis}) for axis in (0, 1, -1)] + [([(3, 4)], {}), ([(3, 1)], {})],
 }
 MATRICES = "_linalg_gemm2 batch_dot _linalg_syrk dot FullyConnected _linalg_trmm _linalg_trsm _linalg_potrf".split()
 TABLES = ["take", "pick"]
@@ -187,6 +195,24 @@ def test_the_largest_entry_is_nan_where_one_is():
     wanted = [calls.call("max", calls.parameter(x), axis=axis) for axis in (0, 1)]
     for entry, got in zip(wanted, calls.run(*wanted)):
         assert np.array_equal(got, calls.values[entry].asnumpy(), equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_norms_of_tiny_and_huge_entries(dtype):
+    huge, tiny = np.finfo(dtype).max / 4, np.finfo(dtype).tiny
+    x = np.array([[3 * tiny, 4 * tiny], [huge, huge], [0, 0], [0, -2], [1e-30, 1]])
+    calls = Calls(dtype)
+    (got,) = calls.run(calls.call("norm", calls.parameter(x), axis=1))
+    np.testing.assert_allclose(got, np.hypot(*x.T), rtol=4 * np.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_softmax_of_entries_far_apart(dtype):
+    x = np.array([[1000.0, 0, -1000], [1e5, 1e5, 1e5 - 1], [-3e4, -3e4 + 2, -3e4], [-np.inf, 0, 1]])
+    calls = Calls(dtype)
+    wanted = [calls.call(name, calls.parameter(x), axis=1) for name in ("softmax", "log_softmax")]
+    for got, function in zip(calls.run(*wanted), (special.softmax, special.log_softmax)):
+        np.testing.assert_allclose(got, function(x, axis=1), rtol=8 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
 
 
 def sizes(rng, count, most=40_000):
@@ -310,7 +336,8 @@ UNKNOWN = {
     "argmax": ([(3, 4)], {"axis": 1}),
     "cumsum": ([(3, 4)], {"axis": 1}),
     "_linalg_inverse": ([(3, 3)], {}),
-    "softmax": ([(3, 4)], {}),
+    "softmax": ([(3, 4)], {"temperature": 2.0}),
+    "log_softmax": ([(3, 4)], {"dtype": "float64"}),
     "erfinv": ([(3, 4)], {}),
     "min": ([(3, 4)], {}),
 }

@@ -134,6 +134,10 @@ _rows("slice", attributes={"begin": (), "end": (), "step": ()})
 _rows("SliceChannel", attributes={"num_outputs": 0, "axis": 1, "squeeze_axis": False})
 _rows("Concat", attributes={"dim": 1})
 _rows("stack", attributes={"axis": 0})
+_rows("take", attributes={"axis": 0, "mode": "clip"})
+_rows("pick", attributes={"axis": -1, "mode": "clip"})
+_rows("norm", attributes={**_AXES, "ord": 2})
+_rows("softmax log_softmax", attributes={"axis": -1, "temperature": None})
 # Functions of matrices.
 _SIDES = {"transpose_a": False, "transpose_b": False}
 _rows("dot", attributes=_SIDES, linear=(0, 1))
@@ -231,6 +235,7 @@ _backward_arctan: a / (one + b * b)
 _backward_softsign: a / ((one + fabs(b)) * (one + fabs(b)))
 _backward_erf: a * (T)1.1283791670955126 * exp(-b * b)
 _backward_gammaln: a * digamma(b)
+_backward_gamma: a * (tgamma(b) * digamma(b))
 _backward_relu: pick(b > zero, a, zero)
 _backward_tanh: a * ((one - b) * (one + b))
 _backward_sigmoid: a * (b * (one - b))
@@ -244,7 +249,8 @@ for _line in _FORMULAS.strip().splitlines():
     _names, _formula = _line.split(": ")
     for _name in _names.split():
         OPERATORS[_name] = OPERATORS.get(_name, Operator())._replace(formula=_formula)
-OPERATORS["_backward_gammaln"] = OPERATORS["_backward_gammaln"]._replace(is_single=True)
+for _name in ("_backward_gammaln", "_backward_gamma"):
+    OPERATORS[_name] = OPERATORS[_name]._replace(is_single=True)
 # Each formula has a number, its position here; the native engine is built from this list.
 FORMULAS = list(dict.fromkeys(row.formula for row in OPERATORS.values() if row.formula))
 
@@ -318,9 +324,9 @@ def decoded(operator, name, attributes):
 
 def reduced_axes(node):
     """
-    The axes that a reduction sums over.
+    The axes that a reduction goes over.
 
-    :param node: a :class:`~mxfusion_mvn.compiler.graph.Node` of ``sum`` or ``mean``.
+    :param node: a :class:`~mxfusion_mvn.compiler.graph.Node` of ``sum`` or another reduction.
     :returns: set of int.
     """
     ndim = len(node.inputs[0].shape)

@@ -173,7 +173,7 @@ class Rewriter:
 @rule()
 def evaluated(rewriter, node):
     """An operator whose inputs are all constants is evaluated once; its value is a constant."""
-    constants = [_constant_array(entry) for entry in node.inputs]
+    constants = [constant_array(entry) for entry in node.inputs]
     if node.is_random or not constants or len(node.shapes) > 1 or any(array is None for array in constants):
         return None
     with autograd.pause():
@@ -182,7 +182,13 @@ def evaluated(rewriter, node):
     return rewriter.add(leaf(CONSTANT, array))
 
 
-def _constant_array(entry):
+def constant_array(entry):
+    """
+    The array of a constant.
+
+    :param entry: an entry.
+    :returns: NDArray of its shape; None if it is no constant.
+    """
     if entry.is_a("broadcast_to") and entry.inputs[0].is_a(CONSTANT):
         return entry.inputs[0].node.array.broadcast_to(entry.shape)
     return entry.node.array if entry.is_a(CONSTANT) else None

@@ -34,6 +34,9 @@ SMALL_SQUARE = 1024
 LONG_SUMS = {"float32": 1000, "float64": 500}
 # A triangular system with a constant factor is a product with its inverse up to so many multiplications.
 SMALL_SYSTEM = 200_000
+# The gradient of `take` goes by a table of the copies of each entry. A larger one, mostly of gaps because few entries
+# have most of the copies, takes longer than MXNet's own gradient.
+SMALL_TABLE = 100_000
 # A product with so few columns takes less time than a transposition.
 NARROW = 4
 

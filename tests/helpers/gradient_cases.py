@@ -18,6 +18,8 @@ COMPARISONS = [f"broadcast_{name}" for name in "greater lesser greater_equal les
 OF_TWO = [f"broadcast_{name}" for name in "add sub mul div power maximum minimum".split()]
 EQUAL = {f: getattr(F, f"elemwise{f[9:]}", None) or getattr(internal, f[9:]) for f in COMPARISONS + OF_TWO}
 AXES = [0, 1, -1, (0, 2), (1, 2), (0, 1)]
+# What is taken: some entries several times, some never, some from outside; in two axes; each once; one only.
+TAKEN = [[1, 0, 1, 1, -3, 9], [[1, 0, 1], [0, 0, 1]], [1, 0], [0]]
 FLAGS = [(False, False), (False, True), (True, False), (True, True)]
 
 
@@ -27,6 +29,20 @@ def _each(label, names, case):
 
 def _turned(matrix, is_turned):
     return matrix.swapaxes(-1, -2) if is_turned else matrix
+
+
+def _taken(array, axis, dtype="int32"):
+    """Entries along an axis, by positions of a type."""
+    kinds = [(positions, mode) for positions in TAKEN for mode in ("clip", "wrap")]
+    return [F.take(array.sin(), nd(positions, dtype), axis=axis, mode=mode) for positions, mode in kinds]
+
+
+def _picked(array, axis, **attributes):
+    """One entry of each line along an axis, some by positions from outside."""
+    lines = np.delete(array.shape, axis)
+    positions = np.arange(np.prod(lines)).reshape(lines) % 7 - 2
+    kinds = [(dtype, mode) for dtype in ("float32", "int32") for mode in ("clip", "wrap")]
+    return [F.pick(array.sin(), nd(positions, dtype), axis=axis, mode=mode, **attributes) for dtype, mode in kinds]
 
 
 # Expressions, or lists of them, of the arrays that ``arguments`` makes.
@@ -67,6 +83,18 @@ CASES = {
     **_each("stack", [0, 1, 3, -1, -2], lambda axis: lambda p: F.stack(p.x, p.y.sin(), p.x, axis=axis).square()),
     "split in all": lambda p: F.add_n(*[part.sin() * i for i, part in enumerate(F.split(p.x, p.x.shape[1]))]),
     "split in one": lambda p: [F.split(p.x.sin(), 1), F.concat(p.y.sin(), dim=0)],
+    **_each("take", [0, 1, 2, -1, -2], lambda axis: lambda p: _taken(p.x, axis)),
+    "take by floats": lambda p: _taken(p.y, 1, "float32") + _taken(p.v, 0, "float64"),
+    "take of all": lambda p: F.take(p.x.sin(), nd(np.arange(p.x.shape[1])[::-1], "int32"), axis=1),
+    "take of a row": lambda p: F.take(p.row.sin(), nd(TAKEN[1], "int32"), axis=2).square() + p.number,
+    **_each("pick", [0, 1, -1], lambda axis: lambda p: _picked(p.x, axis)),
+    "pick kept": lambda p: _picked(p.y, -2, keepdims=True),
+    **_each("prod", AXES, lambda k: lambda p: [F.prod(p.u, axis=k), F.prod(p.z.sin(), axis=k, keepdims=True)]),
+    "prod of others": lambda p: [F.prod(p.u), F.prod(p.row), F.prod(p.u, axis=(0, -1), exclude=True), F.prod(p.each)],
+    **_each("norm", [0, 1, -1, (0, 2), None], lambda k: lambda p: [F.norm(p.x, ord=i, axis=k) for i in (1, 2)]),
+    "norm kept": lambda p: [F.norm(p.y, axis=axis, keepdims=True) for axis in (1, (0, 1))] + [F.norm(p.v)],
+    **_each("softmax", [0, 1, -1], lambda k: lambda p: [F.softmax(p.x, axis=k), F.log_softmax(3 * p.y, axis=k)]),
+    "softmax of one": lambda p: [F.softmax(p.each), F.log_softmax(p.number), F.softmax(p.v, temperature=1.0)],
     "loop": lambda p: F.stack(*[p.x[i].sin() * (i + 1) for i in range(len(p.x))], axis=1),
 }
 MATRIX_CASES = {

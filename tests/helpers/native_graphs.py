@@ -103,6 +103,7 @@ _EXACT = {
     "Cast": lambda a: a,
     "digamma": special.psi,
     "_backward_erf": lambda a, b: a * 2 / np.sqrt(np.pi) * np.exp(-(b**2)),
+    "_backward_gamma": lambda a, b: a * special.gamma(b) * special.psi(b),
     "_backward_gammaln": lambda a, b: a * special.psi(b),
 }
 

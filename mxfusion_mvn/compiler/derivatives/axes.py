@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The adjoints of operators on axes; see :mod:`~mxfusion_mvn.compiler.derivatives.reverse`."""
 
-from mxfusion_mvn.compiler.derivatives.arithmetic import adjoint, times, unbroadcast
+from functools import partial
+
+from mxfusion_mvn.compiler.derivatives.arithmetic import adjoint, binary, times, unary, unbroadcast
 from mxfusion_mvn.compiler.graph import Node
 from mxfusion_mvn.compiler.operators import reduced_axes
+from mxfusion_mvn.compiler.rewriter import constant_array
+from mxfusion_mvn.compiler.thresholds import SMALL_TABLE
 
 import numpy as np
 
@@ -27,11 +31,43 @@ def _broadcast(rewriter, node, gradient):
 
 @adjoint("sum", "mean")
 def _sum(rewriter, node, gradient):
-    shape, axes = node.inputs[0].shape, reduced_axes(node)
-    kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
     if node.operator == "mean":
         gradient = times(rewriter, gradient, node.size / node.inputs[0].size)
-    return [rewriter.broadcast(rewriter.reshaped(gradient, kept), shape)]
+    return [rewriter.broadcast(_kept(rewriter, node, gradient), node.inputs[0].shape)]
+
+
+def _kept(rewriter, node, entry):
+    """An array of the shape of a reduction with the axes that it goes over, of size 1."""
+    axes = reduced_axes(node)
+    return rewriter.reshaped(entry, tuple(1 if k in axes else n for k, n in enumerate(node.inputs[0].shape)))
+
+
+@adjoint("norm")
+def _norm(rewriter, node, gradient):
+    """Where all entries are zero, the gradient of the Euclidean norm is nan, as in MXNet."""
+    (array,) = node.inputs
+    if node["ord"] == 1:
+        return [times(rewriter, _kept(rewriter, node, gradient), unary(rewriter, "sign", array))]
+    return [times(rewriter, _kept(rewriter, node, binary(rewriter, "div", gradient, node.entry())), array)]
+
+
+@adjoint("softmax", "log_softmax")
+def _softmax(rewriter, node, gradient):
+    """Of y = softmax(x), y (g - sum(g y)); of its logarithm, g - y sum(g)."""
+    if len(node.inputs) > 1 or node["temperature"] not in (None, 1) or node.dtype != node.inputs[0].dtype:
+        return None
+    total = partial(_total, rewriter, node["axis"] % len(node.shape))
+    value = node.entry()
+    if node.operator == "softmax":
+        mean = total(times(rewriter, gradient, value))
+        return [times(rewriter, value, binary(rewriter, "sub", gradient, mean))]
+    probabilities = unary(rewriter, "exp", value)
+    return [binary(rewriter, "sub", gradient, times(rewriter, probabilities, total(gradient)))]
+
+
+def _total(rewriter, axis, entry):
+    kept = entry.shape[:axis] + (1,) + entry.shape[axis + 1 :]
+    return rewriter.call("sum", [entry], kept, {"axis": (axis,), "keepdims": True})
 
 
 @adjoint("slice_axis")
@@ -69,6 +105,69 @@ def _joined(rewriter, parts, axis):
     first = parts[0].shape
     size = sum(part.shape[axis] for part in parts)
     return rewriter.call("Concat", parts, first[:axis] + (size,) + first[axis + 1 :], {"dim": axis})
+
+
+@adjoint("take")
+def _take(rewriter, node, gradient):
+    """Each entry gets the sum of the gradients of its copies, which a second ``take`` brings together."""
+    array, index = node.inputs
+    axis, positions = node["axis"] % len(array.shape), _positions(node, array, index)
+    if positions is None:
+        return None
+    before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+    table = _places_of_copies(positions, size)
+    if table is None:
+        return None
+    copies = rewriter.reshaped(gradient, before + (positions.size,) + after)
+    if (table == positions.size).any():
+        copies = _joined(rewriter, [copies, _zeros(rewriter, gradient, before + (1,) + after)], axis)
+    table = rewriter.constant(table, "int32")
+    attributes = {"axis": axis, "mode": "clip"}
+    groups = rewriter.call("take", [copies, table], before + table.shape + after, attributes)
+    return [rewriter.call("sum", [groups], array.shape, {"axis": (axis,)}), None]
+
+
+def _positions(node, array, index):
+    """Constant positions along an axis, as MXNet reads them: an array of int; None if they are not constant."""
+    positions = constant_array(index)
+    if positions is None or node["mode"] not in ("clip", "wrap"):
+        return None
+    positions, size = positions.asnumpy().astype("int64"), array.shape[node["axis"]]
+    return positions % size if node["mode"] == "wrap" else positions.clip(0, size - 1)
+
+
+def _places_of_copies(positions, size):
+    """
+    Where each entry was copied to, and ``positions.size`` where it has fewer copies than another one.
+
+    :param positions: array of int, the entry that each copy is of.
+    :param size: how many entries there are.
+    :returns: array (copies, entries) of int; None if most of a large one would be such gaps.
+    """
+    positions = positions.ravel()
+    counts = np.bincount(positions, minlength=size)
+    if counts.max() * size > max(SMALL_TABLE, 4 * (positions.size + size)):
+        return None
+    order = np.argsort(positions, kind="stable")
+    rank = np.arange(positions.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    table = np.full((counts.max(), size), positions.size)
+    table[rank, positions[order]] = order
+    return table
+
+
+@adjoint("pick")
+def _pick(rewriter, node, gradient):
+    array, index = node.inputs
+    positions = _positions(node, array, index)
+    if positions is None:
+        return None
+    shape, axis = array.shape, node["axis"] % len(array.shape)
+    kept = shape[:axis] + (1,) + shape[axis + 1 :]
+    numbers = np.arange(shape[axis]).reshape([-1] + [1] * (len(shape) - 1 - axis))
+    is_picked = rewriter.constant((positions.reshape(kept) == numbers).astype(array.dtype), array.dtype)
+    spread = rewriter.broadcast(rewriter.reshaped(gradient, kept), shape)
+    zeros = rewriter.broadcast(rewriter.constant(np.zeros((1,) * len(shape)), array.dtype), shape)
+    return [rewriter.call("where", [is_picked, spread, zeros], shape, dtype=array.dtype), None]
 
 
 @adjoint("SliceChannel")

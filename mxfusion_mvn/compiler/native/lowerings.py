@@ -5,8 +5,9 @@ from typing import Callable, Dict
 
 from mxfusion_mvn.compiler.graph import CONSTANT
 from mxfusion_mvn.compiler.library import invoke, operator_handle
-from mxfusion_mvn.compiler.native.instructions import CAST, MOVE, NORMAL, SUM, UNIFORM, Instruction
+from mxfusion_mvn.compiler.native.instructions import CAST, MAXIMUM, MOVE, NORMAL, SUM, UNIFORM, Instruction
 from mxfusion_mvn.compiler.native.views import Unknown, checked, dense, strides_of
+from mxfusion_mvn.compiler.operators import reduced_axes
 
 import mxnet as mx
 import numpy as np
@@ -138,8 +139,42 @@ def _add_all(plan, node, inputs):
 
 
 @lowering("sum", "mean", "max")
-def _sum(plan, node, inputs):
-    return plan.sum(node, plan.factors_of(node))
+def _reduction(plan, node, inputs):
+    scale = node.size / node.inputs[0].size if node.operator == "mean" else 1.0
+    kind = MAXIMUM if node.operator == "max" else SUM
+    return plan.reduced(kind, plan.factors_of(node), reduced_axes(node), scale).reshaped(node.shape)
+
+
+def _of_each(plan, formula, *inputs, scalar=0.0):
+    out = plan.new(np.broadcast_shapes(*(view.shape for view in inputs)), inputs[0].memory.dtype)
+    plan.map(formula, out, inputs, scalar)
+    return out
+
+
+@lowering("norm")
+def _norm(plan, node, inputs):
+    """The entries of a Euclidean norm are divided by the largest one before they are squared, as in MXNet."""
+    axes, sizes = reduced_axes(node), _of_each(plan, "fabs(a)", inputs[0])
+    if node["ord"] == 1:
+        return plan.reduced(SUM, [sizes], axes).reshaped(node.shape)
+    smallest = float(np.finfo(checked(node.dtype)).tiny)
+    largest = _of_each(plan, "pick(a <= s, s, a)", plan.reduced(MAXIMUM, [sizes], axes), scalar=smallest)
+    ratios = _of_each(plan, "a / b", sizes, largest)
+    root = _of_each(plan, "sqrt(a)", plan.reduced(SUM, [ratios, ratios], axes))
+    return _of_each(plan, "a * b", root, largest).reshaped(node.shape)
+
+
+@lowering("softmax", "log_softmax")
+def _softmax(plan, node, inputs):
+    if len(inputs) > 1 or node["temperature"] not in (None, 1) or node.dtype != inputs[0].memory.dtype:
+        raise Unknown(f"`{node.operator}` of parts of an array, with a temperature or in another type")
+    axes = {node["axis"] % len(node.shape)}
+    below = _of_each(plan, "a - b", inputs[0], plan.reduced(MAXIMUM, inputs, axes))
+    exponentials = _of_each(plan, "exp(a)", below)
+    total = plan.reduced(SUM, [exponentials], axes)
+    if node.operator == "softmax":
+        return _of_each(plan, "a / b", exponentials, total)
+    return _of_each(plan, "a - b", below, _of_each(plan, "log(a)", total))
 
 
 @lowering("_linalg_sumlogdiag")

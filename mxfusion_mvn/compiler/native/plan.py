@@ -11,10 +11,10 @@ from collections import Counter
 from typing import Any, Dict, List
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER
-from mxfusion_mvn.compiler.native.instructions import FACTOR, MAP, MAXIMUM, PRODUCT, SOLVE, SUM, Instruction
+from mxfusion_mvn.compiler.native.instructions import FACTOR, MAP, PRODUCT, SOLVE, Instruction
 from mxfusion_mvn.compiler.native.lowerings import LOWERINGS
 from mxfusion_mvn.compiler.native.views import Memory, Unknown, View, checked, collapsed, dense, strides_of
-from mxfusion_mvn.compiler.operators import FORMULAS, reduced_axes, traits
+from mxfusion_mvn.compiler.operators import FORMULAS, traits
 
 import numpy as np
 
@@ -143,21 +143,21 @@ class Plan:
         found = view.reshaped(shape)
         return self.contiguous(view).reshaped(shape) if found is None else found
 
-    def sum(self, node, factors):
+    def reduced(self, kind, factors, axes, scale=1.0):
         """
-        Append a sum of entries or of products.
+        Append a reduction.
 
-        :param node: of ``sum`` or ``mean``.
-        :param factors: one or two views of the shape of its input.
-        :returns: a view.
+        :param kind: SUM or MAXIMUM.
+        :param factors: one view, or two views of one shape, whose products are summed.
+        :param axes: set of int, the axes to go over.
+        :param scale: what to multiply sums by.
+        :returns: a view with those axes, of size 1.
         """
-        axes, shape = reduced_axes(node), node.inputs[0].shape
-        out = self.new(node.shape, node.dtype)
-        kept = iter(strides_of([n for axis, n in enumerate(shape) if axis not in axes]))
-        wide = View(out.memory, 0, shape, tuple(0 if axis in axes else next(kept) for axis in range(len(shape))))
-        scale = out.size / math.prod(shape) if node.operator == "mean" else 1.0
-        kind = MAXIMUM if node.operator == "max" else SUM
-        self.emit(kind, wide, factors, operation=len(factors) - 1, flags=(out.size,), scalar=scale)
+        shape = factors[0].shape
+        kept = tuple(1 if axis in axes else size for axis, size in enumerate(shape))
+        out = self.new(kept, factors[0].memory.dtype)
+        flags = (out.size,)
+        self.emit(kind, out.broadcast_to(shape), factors, operation=len(factors) - 1, flags=flags, scalar=scale)
         return out
 
     def product(self, out, a, b, alpha=1.0, triangle=0, is_lower=True):

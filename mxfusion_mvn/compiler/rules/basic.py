@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that leave out operators that do nothing, and move computations in front of broadcasts and reshapes.
 
-Examples are x * 1, a sum over an axis of size 1, a reshape of a reshape, and a constant that repeats itself.
+Examples are x * 1, a sum over an axis of size 1, a reshape of a reshape, and a constant that repeats itself. One more
+rule takes ``prod`` apart into what has derivatives everywhere.
 """
 
 from mxfusion_mvn.compiler.graph import CONSTANT
-from mxfusion_mvn.compiler.operators import BINARY, BROADCASTING, having, traits
+from mxfusion_mvn.compiler.operators import BINARY, BROADCASTING, having, reduced_axes, traits
 from mxfusion_mvn.compiler.rewriter import evaluated, rule
 from mxfusion_mvn.compiler.rules.products import constant_factor
 from mxfusion_mvn.compiler.rules.shared_factors import factor_once, solve_together
@@ -150,6 +151,33 @@ def _unary(rewriter, node):
     return (rewriter.broadcast if is_broadcast else rewriter.reshaped)(value, node.shape)
 
 
+@rule("prod")
+def _product_along_axes(rewriter, node):
+    """A product of entries, half by half; so its gradient is right where one is zero, while MXNet's is nan there."""
+    (value,) = node.inputs
+    for axis in reduced_axes(node):
+        value = _multiplied(rewriter, value, axis)
+    return rewriter.reshaped(value, node.shape)
+
+
+def _multiplied(rewriter, entry, axis):
+    left_over = []
+    while entry.shape[axis] > 1:
+        size, half = entry.shape[axis], entry.shape[axis] // 2
+        if size % 2:
+            left_over.append(_part(rewriter, entry, axis, size - 1, size))
+        halves = [_part(rewriter, entry, axis, begin, begin + half) for begin in (0, half)]
+        entry = rewriter.call("broadcast_mul", halves, halves[0].shape)
+    for other in left_over:
+        entry = rewriter.call("broadcast_mul", [entry, other], entry.shape)
+    return entry
+
+
+def _part(rewriter, entry, axis, begin, end):
+    shape = entry.shape[:axis] + (end - begin,) + entry.shape[axis + 1 :]
+    return rewriter.call("slice_axis", [entry], shape, {"axis": axis, "begin": begin, "end": end})
+
+
 @rule(*BINARY, *BROADCASTING)
 def _binary(rewriter, node):
     """A function of two arrays is computed in the smallest shape, by the operator for that shape."""
@@ -234,6 +262,7 @@ BASIC = (
     _only_broadcasts,
     _broadcast,
     _second_power,
+    _product_along_axes,
     _unary,
     _binary,
     factor_once,
