@@ -3,6 +3,7 @@
 
 import warnings
 
+from mxfusion_mvn.compiler.native.engine import why_never
 from mxfusion_mvn.inference import CompiledLoop, NotCompiledWarning
 
 import mxnet as mx
@@ -14,6 +15,12 @@ from helpers import objectives
 from helpers.host import nd
 
 STEPS = 8
+# Why MXNet's operators run an objective, not the native engine.
+NOT_NATIVE = {
+    "batch_norm": "MXNet has to find the gradients",
+    "dropout": "MXNet has to find the gradients",
+    "gamma_posterior": "it does not know `_sample_gamma`",
+}
 
 
 def trained(loop, algorithm, data, dtype):
@@ -46,6 +53,9 @@ def test_compiled(name):
     assert_trained_as_the_host(*objectives.COMPILED[name](), loop, dtype)
     assert loop.record.fallback_reason is None
     assert loop.record.compiled
+    engine, *_ = loop.explain().splitlines()
+    reason = why_never(mx.cpu()) or NOT_NATIVE.get(name)
+    assert engine == "Run by: the native engine" if reason is None else reason in engine
 
 
 @pytest.mark.parametrize("name", sorted(objectives.NOT_COMPILED))
