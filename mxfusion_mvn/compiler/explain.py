@@ -68,8 +68,8 @@ def _times(profile):
     """Lines of a table: operator, calls and microseconds per step, share."""
     total = sum(time for _, time in profile.values()) or 1.0
     rows = sorted(profile.items(), key=lambda row: -row[1][1])
-    title = f"Time in operators: {total:.0f} us per step, each measured by itself"
-    table = [f"  {name:32s} {calls:5.0f} calls {time:9.1f} us {time / total:6.1%}" for name, (calls, time) in rows]
+    title = f"Time in operators: {total:.3g} us per step, each measured by itself"
+    table = [f"  {name:32s} {calls:5.0f} calls {time:9.2f} us {time / total:6.1%}" for name, (calls, time) in rows]
     return [title, *table]
 
 
