@@ -10,6 +10,7 @@ from mxfusion_mvn.inference import BatchLoop, CompiledLoop, CompiledMinibatchLoo
 from mxfusion_mvn.inference.loops import compiled_stepper, training, verification
 from mxfusion_mvn.inference.loops.native_steps import NativeSteps
 from mxfusion_mvn.inference.loops.several_steps import SeveralSteps, several_steps
+from mxfusion_mvn.inference.loops.training import Training
 
 import mxnet as mx
 import numpy as np
@@ -97,8 +98,32 @@ def test_few_are_left_over_at_a_check(check_every, count, pushes):
 
 
 def test_a_check_at_each_step_leaves_single_steps(pushes):
-    fitted(CompiledLoop(check_every=1), max_iter=60)
+    seen = []
+    fitted(CompiledLoop(check_every=1, stop=lambda losses: seen.append(len(losses))), max_iter=60)
     assert pushes == []
+    assert seen == list(range(1, 61))
+
+
+def test_a_long_run_of_fast_steps_is_looked_at_less_often(engine, monkeypatch):
+    """In the same iterations each time, and where a function of the user's is to be called as often as said."""
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKS", 1e9)
+    looks, check = [], Training._check
+
+    def noted(training):
+        check(training)
+        looks.append(training._done)
+
+    monkeypatch.setattr(Training, "_check", noted)
+    found = []
+    for stop in (None, None, lambda losses: None):
+        looks.clear()
+        assert len(fitted(CompiledLoop(stop=stop), dtype="float64", max_iter=3000).record.loss) == 3000
+        found.append(np.array(looks))
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[2][:2], [1, 10])
+    np.testing.assert_array_equal(found[2][2:], np.arange(50, 3001, 50))
+    assert (np.diff(found[0]) <= 50 + found[0][:-1] / 8).all()
+    assert (len(found[0]) < 30) == (engine == "native")
 
 
 def run_with_checkpoints(loop, checkpoint):
