@@ -3,7 +3,7 @@
 
 import warnings
 
-from mxfusion_mvn.compiler.native.engine import why_never
+from mxfusion_mvn.compiler.native.shared_library import why_never
 from mxfusion_mvn.inference import CompiledLoop, NotCompiledWarning
 
 import mxnet as mx

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Any, Dict, List, NamedTuple
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER, STATE, Graph, difference, digest, leaf
-from mxfusion_mvn.compiler.native.engine import NativeProgram, NotBuiltError, why_never
+from mxfusion_mvn.compiler.native.engine import NativeProgram
+from mxfusion_mvn.compiler.native.shared_library import NotBuiltError, why_never
 from mxfusion_mvn.compiler.native.views import Unknown
 from mxfusion_mvn.compiler.operators import has_few_values
 from mxfusion_mvn.compiler.passes import both_forms

@@ -1,20 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans bound to memory, and run by the library that was built from ``src``."""
+"""Plans bound to memory, and run by the library."""
 
 import ctypes
-import functools
-import importlib.machinery
-import os
 import timeit
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, Dict, NamedTuple, Tuple
 
-from mxfusion_mvn.compiler.native.digest import digest
 from mxfusion_mvn.compiler.native.instructions import KINDS, MOVE, NORMAL, PRODUCT, UNIFORM
 from mxfusion_mvn.compiler.native.places import ALIGNED, places_of
 from mxfusion_mvn.compiler.native.plan import Plan
+from mxfusion_mvn.compiler.native.shared_library import NotBuiltError, library, path
 from mxfusion_mvn.compiler.native.streams import StreamsError, checked_streams
 from mxfusion_mvn.compiler.operators import FORMULAS
 from mxfusion_mvn.compiler.threads import has_large_matrix
@@ -69,86 +65,10 @@ class _Adam(ctypes.Structure):
     ]
 
 
-_REMEDY = (
-    "install the package again, in a clone by `pip install --no-deps --editable .`, else with `--force-reinstall "
-    "--no-deps --no-cache-dir`"
-)
-
-
-class NotBuiltError(Exception):
-    """The library is not there or does not fit; the message says why."""
-
-
-@functools.lru_cache(maxsize=None)
-def library():
-    """
-    The library, ready for use.
-
-    :returns: a ctypes library.
-    :raises NotBuiltError: if it was not built, or if MXNet has no BLAS that it can use.
-    """
-    try:
-        found = ctypes.CDLL(str(_path()))
-    except OSError as error:
-        raise NotBuiltError(f"it cannot be loaded: {error}; {_REMEDY}") from None
-    if digest(FORMULAS) not in (None, _digest_of(found)):
-        raise NotBuiltError(f"it was built from other sources; {_REMEDY}")
-    found.mvn_train.restype = ctypes.c_int64
-    blas = _openblas()
-    routines = (ctypes.c_void_p * 6)(
-        *(
-            ctypes.cast(getattr(blas, f"{letter}{name}_"), ctypes.c_void_p)
-            for letter in "sd"
-            for name in ("gemm", "trsm", "potrf")
-        )
-    )
-    found.mvn_prepare(routines, int(os.environ.get("MXFUSION_MVN_INSTRUCTIONS", "2")))
-    return found
-
-
-def _path():
-    folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"_engine{suffix}"
-        if path.exists():
-            return path
-    raise NotBuiltError(
-        "it was not built, because that needs Linux and, while the package is installed, a C compiler; "
-        f"install one, such as gcc, then {_REMEDY}"
-    )
-
-
-def _digest_of(found):
-    try:
-        return (ctypes.c_char * 16).in_dll(found, "mvn_digest").value.decode()
-    except ValueError:  # as of a library from before there were digests
-        return ""
-
-
-def _openblas():
-    for path in sorted(Path(mx.__file__).parent.glob("libopenblas*")):
-        return ctypes.CDLL(str(path))
-    raise NotBuiltError("MXNet brings no OpenBLAS")
-
-
-def why_never(ctx):
-    """
-    Why no program can run natively.
-
-    :param ctx: MXNet context.
-    :returns: a text, None if programs can.
-    """
-    if ctx.device_type != "cpu":
-        return f"it runs on processors, not on {ctx}"
-    if os.environ.get("MXFUSION_MVN_NATIVE") == "0":
-        return "MXFUSION_MVN_NATIVE is 0 in the environment"
-    return None
-
-
 def _streams():
     """The address of MXNet's generators, which have to draw what the engine makes of them."""
     try:
-        return checked_streams(str(_path()), _normals)
+        return checked_streams(str(path()), _normals)
     except StreamsError as error:
         raise NotBuiltError(f"MXNet's random generators are not what the engine takes them for: {error}") from None
 

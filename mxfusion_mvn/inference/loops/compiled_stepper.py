@@ -6,16 +6,16 @@ from __future__ import annotations
 import time
 import warnings
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any
 
 from mxfusion_mvn.compiler.evaluation import Evaluations, Result
 from mxfusion_mvn.compiler.explain import explain
 from mxfusion_mvn.compiler.graph import digest
 from mxfusion_mvn.compiler.native.engine import NativeProgram
-from mxfusion_mvn.compiler.program import Program
 from mxfusion_mvn.compiler.threads import one_blas_thread
 from mxfusion_mvn.inference.loops.batches import Feed
 from mxfusion_mvn.inference.loops.caller import levels_to_the_caller
+from mxfusion_mvn.inference.loops.compiled_states import Compiled, Several, Tracing
 from mxfusion_mvn.inference.loops.flat import FlatParameters, can_be_flat, point_to
 from mxfusion_mvn.inference.loops.native_steps import NativeSteps
 from mxfusion_mvn.inference.loops.several_steps import program_of_several_steps
@@ -27,50 +27,10 @@ from mxfusion_mvn.inference.names import name_of
 
 # To make a program of several steps takes about as long as that many steps.
 _STEPS_BEFORE_SEVERAL = 100
-# So many evaluations at one point, and the point is taken for one that the run does not leave: an optimum, from which
-# the updates round away.
-_EVALUATIONS_OF_A_STANDING_POINT = 10
 
 
 class NotCompiledWarning(UserWarning):
     """An objective is evaluated as MXFusion does, not compiled, or has changed since it was; the message says why."""
-
-
-class _Tracing:
-    """The state of batches of one size before there is a program: evaluated imperatively, and traced."""
-
-    def __init__(self, evaluations: Evaluations) -> None:
-        self.evaluations = evaluations
-        self._point: list[bytes] | None = None
-        self._evaluations_there = 0
-
-    def look_at(self, point: list[bytes]) -> None:
-        """Begin anew if parameters have not moved: two evaluations at one point do not tell what depends on them."""
-        has_moved = point != self._point
-        self._point, self._evaluations_there = point, 1 if has_moved else self._evaluations_there + 1
-        if not has_moved and self.standing_point is None:
-            self.evaluations.forget()
-
-    @property
-    def standing_point(self) -> list[bytes] | None:
-        """Where the parameters stand still, None if they move."""
-        return self._point if self._evaluations_there >= _EVALUATIONS_OF_A_STANDING_POINT else None
-
-
-class _Compiled(NamedTuple):
-    """The state of batches of one size of which there is a program."""
-
-    evaluations: Evaluations
-    program: Program | NativeProgram
-    runs: Runs
-
-
-class _Several(NamedTuple):
-    """A program of several steps, and the parameters that it works on."""
-
-    program: StepProgram
-    flat: FlatParameters
-    runs: Runs
 
 
 class CompiledStepper(ImperativeStepper):
@@ -92,11 +52,11 @@ class CompiledStepper(ImperativeStepper):
         self._totals = Totals()
         self._started = time.perf_counter()
         # By the number of rows in a batch; a number is in one of them at most.
-        self._tracing: dict[int | None, _Tracing] = {}
-        self._compiled: dict[int | None, _Compiled] = {}
+        self._tracing: dict[int | None, Tracing] = {}
+        self._compiled: dict[int | None, Compiled] = {}
         self._explained: dict[int | None, Evaluations] = {}
         self._threads = ExitStack()
-        self._several: _Several | None = None
+        self._several: Several | None = None
         self._has_tried_several = False
         self._remaining = 0
         self._standing_point: list[bytes] | None = None
@@ -139,7 +99,7 @@ class CompiledStepper(ImperativeStepper):
             return [self.step(*learning_rates)]
         return self._counted(learning_rates).program.push(learning_rates)
 
-    def _counted(self, learning_rates) -> _Several:
+    def _counted(self, learning_rates) -> Several:
         """Count several steps, and return what makes them."""
         assert self._several is not None  # steps_at_once has said so
         self._several.runs.count += self._several.program.runs_in(learning_rates)
@@ -302,7 +262,7 @@ class CompiledStepper(ImperativeStepper):
     def _traced_step(self, learning_rate):
         rows = self._feed.batch_rows
         if rows not in self._tracing:
-            self._tracing[rows] = _Tracing(
+            self._tracing[rows] = Tracing(
                 Evaluations(self._executor, self._trained, self._ctx, self._feed.is_changing, self._totals)
             )
         state = self._tracing[rows]
@@ -360,7 +320,7 @@ class CompiledStepper(ImperativeStepper):
         program = evaluations.program(learned)
         if program is not None:
             del self._tracing[rows]
-            self._compiled[rows] = _Compiled(evaluations, program, Runs(self._started))
+            self._compiled[rows] = Compiled(evaluations, program, Runs(self._started))
             self._explained[rows] = evaluations
             self._standing_point = tracing.standing_point or self._standing_point
             self._set_threads()
@@ -384,7 +344,7 @@ class CompiledStepper(ImperativeStepper):
             values = {uuid: parameter.data() for uuid, parameter in self._trained.items()}
             program = program_of_several_steps(state.evaluations.simplified, values, self._flat, self._ctx, remaining)
         if program is not None:
-            self._several = _Several(program, self._flat, Runs(self._started))
+            self._several = Several(program, self._flat, Runs(self._started))
 
     def _set_threads(self):
         self._threads.close()
