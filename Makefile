@@ -56,7 +56,7 @@ sanitize: $(VENV)/installed-test
 	CFLAGS='$(checks)' LDFLAGS='$(checks)' $(python) setup.py -q build --build-lib build/sanitized --build-temp build/objects
 	cd build && export LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 && \
 	    export PYTHONPATH="$(CURDIR)/build/sanitized:$(CURDIR)/tests" python='$(abspath $(python))' && \
-	    "$$python" -m pytest -q -k "not native_build" $(CURDIR)/tests/test_native_*.py && "$$python" -m helpers.native_fuzz --graphs 500
+	    "$$python" -m pytest -q $(CURDIR)/tests/test_native_[!b]*.py && "$$python" -m helpers.native_fuzz --graphs 500
 
 # In an environment of their own: JAX needs a newer NumPy than MXNet allows, and a newer Python than 3.8.
 # The list of what is in it is here, so it follows this file.
