@@ -11,7 +11,7 @@ from collections import Counter
 from typing import Any, Dict, List
 
 from mxfusion_mvn.compiler.graph import CONSTANT, DATA, PARAMETER
-from mxfusion_mvn.compiler.native.instructions import FACTOR, MAP, PRODUCT, SOLVE, Instruction
+from mxfusion_mvn.compiler.native.instructions import FACTOR, MAP, MAXIMUM, PRODUCT, SOLVE, SUM, Instruction
 from mxfusion_mvn.compiler.native.lowerings import LOWERINGS
 from mxfusion_mvn.compiler.native.views import Memory, Unknown, View, checked, collapsed, dense, strides_of
 from mxfusion_mvn.compiler.operators import FORMULAS, traits
@@ -91,7 +91,7 @@ class Plan:
         sizes, strides = collapsed(out.shape, operands)
         if len(sizes) > _AXES:
             raise Unknown(f"an array of {len(sizes)} axes that do not lie one after the other")
-        if kind == MAP and sizes[-1] < _SHORT:
+        if kind in (MAP, SUM, MAXIMUM) and sizes[-1] < _SHORT:
             longest = int(np.argmax(sizes))
             order = [axis for axis in range(len(sizes)) if axis != longest] + [longest]
             sizes, strides = [sizes[axis] for axis in order], [[each[axis] for axis in order] for each in strides]
