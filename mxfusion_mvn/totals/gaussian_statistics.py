@@ -184,7 +184,7 @@ class GaussianStatistics:
             remedy = "Write rows.reshape(-1, 1) for one column, rows.reshape(1, -1) for one row."
             refuse("rows", f"shape {shape}", "(n, D) with a column at least", remedy)
         if self._shape not in (None, shape[1:]):
-            expected = f"(n, {', '.join(map(str, self._shape))}), as before"
+            expected = f"(n, {', '.join(map(str, self._shape or ()))}), as before"
             refuse("rows", f"shape {shape}", expected, "All chunks have the same columns.")
         return shape[1:]
 
