@@ -24,7 +24,7 @@ _BESIDE = 1e-2
 _RUN_MAP = "Check the data, or run MAP with initial_values, and pass the inference."
 
 
-def log_density(source: Model | Inference, /, **data: mx.nd.NDArray | np.ndarray) -> LogDensity:
+def log_density(source: Model | Inference, **data: mx.nd.NDArray | np.ndarray) -> LogDensity:
     """
     The log density of everything that is unknown in a model, given data, as a function of one unconstrained vector.
 
