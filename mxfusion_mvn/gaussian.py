@@ -240,7 +240,7 @@ class Gaussian:
         """
         dim = self._dim()
         matrix = arguments.as_array("matrix", matrix, self.mean, dim)
-        if dim is not None and matrix.ndim < 2:
+        if dim is not None and (matrix.ndim < 2 or not matrix.size):
             arguments.refuse("matrix", f"shape {matrix.shape}", f"(..., K, {dim})", "Write [a] for a single row a.")
         if dim is not None:
             self._check_leading("matrix", matrix.shape, event_axes=2)

@@ -90,6 +90,7 @@ ERRORS = [
     (lambda: P.condition([0, 1, 2], ZEROS), "`index`: got all 3 positions; expected fewer. Nothing would be left"),
     (lambda: P.condition([0, 1], ZEROS), r"`value`: got shape \(3,\); expected \(..., 2\)"),
     (lambda: S.condition([0], mx.sym.var("x")), "`rest`: got None for Symbols"),
+    (lambda: P.affine(np.ones((0, 3))), r"`matrix`: got shape \(0, 3\); expected \(..., K, 3\)"),
     (lambda: P.affine(mx.nd.ones((2, 4))), r"`matrix`: got shape \(2, 4\); expected \(..., 3\)"),
     (lambda: P.affine(mx.nd.ones(3)), r"`matrix`: got shape \(3,\); expected \(..., K, 3\). Write \[a\]"),
     (lambda: P.affine(mx.nd.ones((2, 3)), ZEROS), r"`offset`: got shape \(3,\); expected \(..., 2\)"),

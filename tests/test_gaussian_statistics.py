@@ -468,6 +468,16 @@ def test_other_chunks_are_refused(chunks):
         GaussianStatistics.of(chunks)
 
 
+def test_scalars_in_place_of_chunks_are_refused():
+    with pytest.raises(ValueError, match="^`chunks`: got 0.2 among them; expected arrays .n, D.. Write .rows. for a"):
+        GaussianStatistics.of([0.2, 0.8])
+
+
+def test_without_rows_none_stand_for_them():
+    with pytest.raises(ValueError, match="^`standing_rows`: got no rows; expected one at least. Add rows by update"):
+        GaussianStatistics().standing_rows()
+
+
 @pytest.mark.parametrize("limit", [0, -1, 2.5, True, "many"])
 def test_other_limits_are_refused(limit):
     with pytest.raises(ValueError, match="^`max_patterns`: got .*; expected a positive integer"):

@@ -212,6 +212,14 @@ def test_a_structure_for_ndarrays_alone_can_be_checked_as_such():
     check_structure(**{**CASES["dense"]._asdict(), "build": NDArraysOnly, "symbols": False, "dims": (2,)})
 
 
+def test_other_dtypes_are_refused():
+    message = "^`dtypes`: got .None.; expected a list of 'float32', 'float64' or both"
+    with pytest.raises(ValueError, match=message):
+        check_structure(**CASES["dense"]._asdict(), dtypes=[None])
+    with pytest.raises(ValueError, match=message):
+        check_multivariate_normal(MultivariateNormal, dtypes=[None])
+
+
 def test_arrays_that_measure_rounding_are_refused():
     case = CASES["dense"]._asdict()
     case["arrays"] = lambda rng, leading, dim: {"covariance": np.ones((*leading, dim, dim)) + 1e-6 * np.eye(dim)}

@@ -142,3 +142,9 @@ def hybridized(function, arrays):
         warnings.filterwarnings("ignore", ".* is not used by any computation", UserWarning)
         values = block(*arrays)
     return dict(zip(block.names, values))
+
+
+def check_dtypes(dtypes):
+    """Raise a ValueError unless they are float32 and float64, or one of these."""
+    if not set(dtypes) <= {"float32", "float64"}:
+        raise ValueError(f"`dtypes`: got {dtypes!r}; expected a list of 'float32', 'float64' or both.")

@@ -12,6 +12,7 @@ from mxfusion_mvn.testing._compare import (
     SCALES,
     TOLERANCE,
     Z_BOUND,
+    check_dtypes,
     compare,
     compare_derivative,
     compare_moments,
@@ -56,6 +57,7 @@ def check_multivariate_normal(
     """
     if conversions is None and form not in _FORMS:
         raise ValueError(f"`form`: got {form!r}; expected {', '.join(_FORMS)}, or another one with `conversions`.")
+    check_dtypes(dtypes)
     for dim, dtype in itertools.product(dims, dtypes):
         rng = np.random.default_rng(seed)
         mx.random.seed(seed)

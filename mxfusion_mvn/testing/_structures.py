@@ -17,6 +17,7 @@ from mxfusion_mvn.testing._compare import (
     ROUNDING,
     SCALES,
     TOLERANCE,
+    check_dtypes,
     compare,
     compare_derivative,
     compare_moments,
@@ -89,6 +90,7 @@ def check_structure(
     if not isinstance(degrees, dict):
         raise ValueError(f"`degrees`: got {degrees!r}; expected a dict from the names of the arrays to integers.")
     subject = Subject(build, arrays, dense, degrees, invalid, tangent, singular, symbols)
+    check_dtypes(dtypes)
     for dim, dtype in itertools.product(dims, dtypes):
         rng = np.random.default_rng(seed)
         for matrix_axes, vector_axes in LEADING_AXES:

@@ -68,6 +68,9 @@ class GaussianStatistics:
             refuse("chunks", shown(chunks), "arrays (n, D)", "Of a file write of(np.load(file, mmap_mode='r')).")
         statistics = cls(max_patterns)
         for chunk in [chunks] if hasattr(chunks, "shape") else chunks:
+            if not (hasattr(chunk, "shape") or isinstance(chunk, (list, tuple))):
+                remedy = "Write [rows] for a single list of rows."
+                refuse("chunks", f"{shown(chunk)} among them", "arrays (n, D)", remedy)
             statistics.update(chunk)
         return statistics
 
@@ -163,7 +166,10 @@ class GaussianStatistics:
 
         :returns: (rows (M, ...), NaN where an entry is missing, and how many rows each mean is of, (M,): 0 for the rows
             of a factor), NumPy arrays of float64 and int64.
+        :raises ValueError: if there are no rows.
         """
+        if not self._parts:
+            refuse("standing_rows", "no rows", "one at least", "Add rows by update(rows).")
         rows, counts = [], []
         for observed, part in sorted(self._parts.items()):
             own = np.vstack([part.mean + part.rest, part.factor])
