@@ -369,6 +369,7 @@ def test_vectors_may_be_numpy_arrays_and_lists(name, rng, dtype):
         ),
         (lambda e: Gaussian(0.0, precision=e(0, 5, 5)), r"`precision`: got shape \(0, 5, 5\); expected at least one"),
         (lambda e: structures.Cholesky(nd(np.eye(2)), [0.2]), "`refine`: got a list; expected a function without"),
+        (lambda e: structures.Cholesky(nd(np.eye(2)), dict).log_det(), "`refine`: got .*; expected "),
     ],
 )
 def test_empty_arrays_are_refused(build, message, dtype):

@@ -335,7 +335,10 @@ class Cholesky(SquareMatrix):
 
     @computed_once
     def _second(self):
-        return self._refine() if self._refine else None
+        second = self._refine() if self._refine else None
+        if second is not None:
+            arguments.check_parameter("refine", second, "DD")
+        return second
 
     @computed_once
     def root(self):
