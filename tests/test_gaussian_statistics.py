@@ -342,6 +342,13 @@ def test_numbers_of_any_kind(kind):
         assert_statistics_of(GaussianStatistics.of(data[a : a + 30] for a in range(0, 200, 30)), rows)
 
 
+@pytest.mark.parametrize("storage", ["csr", "row_sparse"])
+def test_sparse_rows_are_read_whole(storage):
+    rows = mx.nd.array(INTEGERS).tostype(storage)
+    assert_statistics_of(GaussianStatistics.of(rows), INTEGERS.astype("float64"))
+    assert_statistics_of(GaussianStatistics().update(rows), INTEGERS.astype("float64"))
+
+
 def test_a_file_is_read_in_blocks(tmp_path, rng, monkeypatch):
     monkeypatch.setattr(gaussian_statistics, "_BLOCK", 300)
     rows = rows_of(rng, 1000, dtype="float32")

@@ -53,7 +53,7 @@ def test_other_rows_are_refused_and_nothing_is_added(kind):
     assert pickle.dumps(statistics) == before
 
 
-@pytest.mark.parametrize("chunks", ["rows.npy", b"rows", 5, None], ids=repr)
+@pytest.mark.parametrize("chunks", ["rows.npy", b"rows", 5, None, dict], ids=repr)
 def test_other_chunks_are_refused(chunks):
     message = "^`chunks`: got .*; expected arrays .n, D.. Of a file write of.np.load"
     with pytest.raises(ValueError, match=message):
@@ -63,6 +63,14 @@ def test_other_chunks_are_refused(chunks):
 def test_scalars_in_place_of_chunks_are_refused():
     with pytest.raises(ValueError, match="^`chunks`: got 0.2 among them; expected arrays .n, D.. Write .rows. for a"):
         GaussianStatistics.of([0.2, 0.8])
+
+
+@pytest.mark.parametrize("array", [ROWS[0], np.float64(3)], ids=["one row", "a scalar"])
+def test_an_array_of_fewer_axes_is_no_table(array):
+    with pytest.raises(
+        ValueError, match="^`chunks`: got an array of shape .*; expected arrays .n, D.. Write .rows. for"
+    ):
+        GaussianStatistics.of(array)
 
 
 def test_without_rows_none_stand_for_them():

@@ -3,7 +3,7 @@
 
 import re
 
-from mxfusion_mvn import Gaussian, NotPositiveDefiniteError, OnFailure, structures
+from mxfusion_mvn import Gaussian, NotPositiveDefiniteError, OnFailure, linalg, structures
 
 import mxnet as mx
 import numpy as np
@@ -12,6 +12,7 @@ from mxnet import autograd
 
 from helpers.host import nd
 from helpers.structure_cases import CASES
+from helpers.tolerances import assert_close
 
 Dense, Precision, Cholesky, Diagonal = structures.Dense, structures.Precision, structures.Cholesky, structures.Diagonal
 LowRank, ScaledCorrelation, Singular = structures.LowRank, structures.ScaledCorrelation, structures.Singular
@@ -391,3 +392,11 @@ def test_a_mean_below_the_smallest_normal_number_is_zero(mean):
 @pytest.mark.parametrize("mean", [np.nan, np.inf, -np.inf])
 def test_a_mean_that_is_not_finite_stays_so(mean):
     np.testing.assert_array_equal(Gaussian(mean, variance=nd([1.0, 2.0])).mean.asnumpy(), [mean, mean])
+
+
+@pytest.mark.parametrize("leading", [((), ()), ((2,), (2,)), ((2, 3), (1,)), ((3,), (2, 3)), ((2, 1, 2), (3, 1))])
+def test_kronecker_products_of_any_leading_axes(leading, dtype, rng):
+    left, right = (rng.normal(size=(*axes, *shape)) for axes, shape in zip(leading, [(2, 3), (3, 2)]))
+    got = linalg.kronecker(nd(left, dtype), nd(right, dtype))
+    expected = np.einsum("...ij,...kl->...ikjl", left, right)
+    assert_close(got, expected.reshape((*expected.shape[:-4], 6, 6)), rtol=1e-5 if dtype == "float32" else 1e-14)

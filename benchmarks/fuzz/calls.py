@@ -225,9 +225,19 @@ def _parameters(function):
         return []
 
 
+def _is_taken(item):
+    """Whether a Gaussian would take a structure, which it checks before its methods are called."""
+    try:
+        return not isinstance(item, structures.Structure) or item.check() is None
+    except (ValueError, InferenceError):
+        return False
+
+
 def _judged(chain, compared):
     """The fault of the last result, (outcome, detail), or None."""
     call = chain[-1]
+    if not all(map(_is_taken, (item for each in chain for item in (each.receiver, *each.arguments.values())))):
+        return None
     problem, has_oracle = compare(call, chain[:-1])
     if has_oracle:
         compared.append(call.name)
@@ -240,9 +250,6 @@ def _judged(chain, compared):
     weights = numbers_in(call.arguments["weights"]) if call.name in ("log_pdf", "responsibilities") else []
     if any((each < 0).any() or not each.any() for each in weights):
         return None  # these are no weights
-    variances = [array for each in chain for array in numbers_in(each.arguments.get("variances"))]
-    if any((array < 0).any() for array in variances):
-        return None  # these are no variances; a Gaussian checks them before a structure gets them
     if any((np.abs(array) > 1e18).any() or (np.abs(array[array != 0]) < 1e-18).any() for array in inputs):
         return None  # whose squares float32 does not hold
     if any(np.isnan(array).any() for array in results):

@@ -112,8 +112,6 @@ def dense(given, dim=1):
     else:
         (form,) = {"covariance", "precision", "scale_tril", "scale"} & set(given)
         matrix = given[form] * (np.eye(dim) if given[form].shape[-1] == 1 else 1.0)
-        if form == "precision":  # of which the lower triangle is read, as of a factor
-            matrix = np.tril(matrix) + np.swapaxes(np.tril(matrix, -1), -1, -2)
         covariance = TO_COVARIANCE.get(form, np.array)(matrix)
     mean = given.get("mean", np.zeros(1))
     return np.broadcast_to(mean, (*mean.shape[:-1], covariance.shape[-1])), covariance

@@ -4,6 +4,8 @@
 from mxfusion_mvn.linalg import axes
 from mxfusion_mvn.linalg.axes import namespace
 
+import mxnet as mx
+
 
 def kronecker(left, right):
     """
@@ -14,6 +16,11 @@ def kronecker(left, right):
     :returns: (B..., N M, E G).
     """
     F = namespace(left)
+    if F is mx.nd and max(left.ndim, right.ndim) > 3:  # MXNet broadcasts along five axes at most
+        left, right = axes.broadcast_leading(left, right)
+        leading = left.shape[:-2]
+        flat = kronecker(left.reshape((-1, *left.shape[-2:])), right.reshape((-1, *right.shape[-2:])))
+        return flat.reshape((*leading, *flat.shape[-2:]))
     left = F.expand_dims(F.expand_dims(left, axis=-1), axis=-3)  # N, 1, E, 1
     right = F.expand_dims(F.expand_dims(right, axis=-2), axis=-4)  # 1, M, 1, G
     return F.reshape(axes.multiply(left, right), shape=(-2, -3, -3), reverse=True)

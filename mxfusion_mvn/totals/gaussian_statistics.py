@@ -64,10 +64,13 @@ class GaussianStatistics:
         :returns: :class:`GaussianStatistics`.
         :raises ValueError: as :meth:`update` does, and for anything else.
         """
-        if isinstance(chunks, (str, bytes)) or not (hasattr(chunks, "shape") or hasattr(chunks, "__iter__")):
+        is_array, shape = hasattr(chunks, "shape"), getattr(chunks, "shape", None) or ()
+        if isinstance(chunks, (str, bytes, type)) or not (is_array or hasattr(chunks, "__iter__")):
             refuse("chunks", shown(chunks), "arrays (n, D)", "Of a file write of(np.load(file, mmap_mode='r')).")
+        if is_array and len(shape) < 2:
+            refuse("chunks", f"an array of shape {shape}", "arrays (n, D)", "Write [rows] for a list of arrays.")
         statistics = cls(max_patterns)
-        for chunk in [chunks] if hasattr(chunks, "shape") else chunks:
+        for chunk in [chunks] if is_array else chunks:
             if not (hasattr(chunk, "shape") or isinstance(chunk, (list, tuple))):
                 remedy = "Write [rows] for a single list of rows."
                 refuse("chunks", f"{shown(chunk)} among them", "arrays (n, D)", remedy)
@@ -86,6 +89,8 @@ class GaussianStatistics:
             entries; and if there are more patterns of missing entries than ``max_patterns``. Then nothing was added.
         """
         rows = rows if hasattr(rows, "shape") else _from_list(rows)
+        if isinstance(rows, mx.nd.sparse.BaseSparseNDArray):
+            rows = rows.tostype("default")
         shape = self._checked_shape(tuple(rows.shape))
         found: dict[bytes, Moments] = {}
         size = max(_BLOCK // math.prod(shape), _ROWS_FOR_A_COLUMN * math.prod(shape))
