@@ -226,9 +226,11 @@ def _parameters(function):
 
 
 def _is_taken(item):
-    """Whether a Gaussian would take a structure, which it checks before its methods are called."""
+    """Whether a Gaussian would take a structure: it checks those of NDArrays before their methods are called."""
+    if not isinstance(item, structures.Structure):
+        return True
     try:
-        return not isinstance(item, structures.Structure) or item.check() is None
+        return isinstance(item.template(), mx.sym.Symbol) or item.check() is None
     except (ValueError, InferenceError):
         return False
 
@@ -285,7 +287,7 @@ def _classified(error, chain):
 
 def _names_something(message, chain):
     """Whether an argument, a function or a variable of a model stands in backticks."""
-    names = {"mu", "X", "C", "L", "s", "w", "m", "N", "random_variable", "covariance", "correlation"}
+    names = {"mu", "X", "C", "L", "s", "w", "m", "N", "random_variable", "covariance", "correlation", "joint_0"}
     for call in chain:
         names.update(call.arguments, call.name.split("."), (each.name for each in _parameters(call.function)))
         names.update(str(getattr(value, "__name__", value)) for value in call.arguments.values())
